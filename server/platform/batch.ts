@@ -1,0 +1,112 @@
+/**
+ * Many small pushes, one haul. A batcher holds what is pushed while a batch is in flight and sends it all with the
+ * next one: an idle batcher runs a lone item at once, a busy one gathers hundreds. No timer is involved.
+ *
+ * States of an item: waiting → in flight → settled. Of the batcher: idle, or up to `parallel` batches in flight.
+ */
+import { errors } from './errors.ts'
+
+export type Outcome<R> = { value: R } | { error: unknown }
+
+export interface Batcher<T, R> {
+  /** Resolves or rejects with this item's own outcome. Rejects at once with `overloaded` when the queue is full. */
+  push(item: T): Promise<R>
+  /** Resolves when nothing waits and nothing is in flight. */
+  idle(): Promise<void>
+  /** Items waiting, not counting those in flight. */
+  readonly waiting: number
+}
+
+export interface BatcherOptions<T, R> {
+  /** Named in the answer when the queue is full. */
+  name: string
+  /** Most items in one batch. */
+  size: number
+  /** Most items that may wait; a push beyond is refused. */
+  waitingMax: number
+  /** Batches in flight at once; 1 keeps the order of pushes. */
+  parallel?: number
+  /**
+   * Does the whole batch in one transaction and answers an outcome an item, in order. When it throws for a batch of
+   * several, nothing of it must have been kept: each half is then run again by itself, so that one poisoned item
+   * fails alone.
+   */
+  run: (items: T[]) => Promise<Outcome<R>[]>
+  /** True for an error that would strike any item (the database is down): the batch is not split then. */
+  isCommon?: (error: unknown) => boolean
+}
+
+interface Waiting<T, R> {
+  item: T
+  resolve: (value: R) => void
+  reject: (error: unknown) => void
+}
+
+export function makeBatcher<T, R>(options: BatcherOptions<T, R>): Batcher<T, R> {
+  const parallel = options.parallel ?? 1
+  let queue: Waiting<T, R>[] = []
+  let inFlight = 0
+  let scheduled = false
+  let onIdle: (() => void)[] = []
+
+  function pump() {
+    scheduled = false
+    while (inFlight < parallel && queue.length > 0) {
+      const batch = queue.length <= options.size ? queue : queue.slice(0, options.size)
+      queue = queue.length <= options.size ? [] : queue.slice(options.size)
+      inFlight++
+      void send(batch).finally(() => {
+        inFlight--
+        pump()
+      })
+    }
+    if (inFlight === 0 && queue.length === 0) {
+      const waiting = onIdle
+      onIdle = []
+      for (const resolve of waiting) resolve()
+    }
+  }
+
+  async function send(batch: Waiting<T, R>[]): Promise<void> {
+    let outcomes: Outcome<R>[]
+    try {
+      outcomes = await options.run(batch.map(waiting => waiting.item))
+    } catch (error) {
+      if (batch.length === 1 || options.isCommon?.(error)) {
+        for (const waiting of batch) waiting.reject(error)
+        return
+      }
+      const middle = batch.length >> 1
+      await send(batch.slice(0, middle))
+      await send(batch.slice(middle))
+      return
+    }
+    for (const [index, waiting] of batch.entries()) {
+      const outcome = outcomes[index]
+      if (outcome === undefined) waiting.reject(new Error(`The batcher ${options.name} answered too few outcomes.`))
+      else if ('error' in outcome) waiting.reject(outcome.error)
+      else waiting.resolve(outcome.value)
+    }
+  }
+
+  return {
+    push(item) {
+      if (queue.length >= options.waitingMax) return Promise.reject(errors.overloaded(`The queue of ${options.name}`))
+      return new Promise<R>((resolve, reject) => {
+        queue.push({ item, resolve, reject })
+        // One turn of the microtask queue, so that what is pushed in the same tick shares the first batch.
+        if (!scheduled && inFlight < parallel) {
+          scheduled = true
+          queueMicrotask(pump)
+        }
+      })
+    },
+    idle() {
+      if (inFlight === 0 && queue.length === 0) return Promise.resolve()
+      return new Promise(resolve => onIdle.push(resolve))
+    },
+    get waiting() {
+      return queue.length
+    },
+  }
+}

@@ -1,0 +1,144 @@
+/**
+ * Settings come from the environment, once. Each part declares its variables as a table; `readSettings` checks
+ * them all and reports every wrong one at once; `capstan config` prints the same tables.
+ */
+
+export interface Variable<T> {
+  /** What the variable decides, in a sentence; shown by `capstan config`. */
+  about: string
+  /** What holds when it is not set. */
+  fallback: T
+  /** Returns the value, or throws an Error whose message says what would be right. */
+  parse: (text: string) => T
+  /** True for a value that must never be printed. */
+  secret?: boolean
+}
+
+export type SettingsTable = Record<string, Variable<unknown>>
+export type Settings<T extends SettingsTable> = { [K in keyof T]: T[K] extends Variable<infer V> ? V : never }
+export type Environment = Record<string, string | undefined>
+
+export class SettingsError extends Error {
+  constructor(problems: string[]) {
+    super(problems.join('\n'))
+    this.name = 'SettingsError'
+  }
+}
+
+/** Reads one table. @throws SettingsError naming every wrong variable, a line each. */
+export function readSettings<T extends SettingsTable>(table: T, environment: Environment): Settings<T> {
+  const problems: string[] = []
+  const values: Record<string, unknown> = {}
+  for (const [name, variable] of Object.entries(table)) {
+    const text = environment[name]
+    if (text === undefined || text === '') {
+      values[name] = variable.fallback
+      continue
+    }
+    try {
+      values[name] = variable.parse(text)
+    } catch (error) {
+      const shown = variable.secret ? '(hidden)' : `"${text}"`
+      problems.push(`${name} is ${shown}, but ${(error as Error).message}`)
+    }
+  }
+  if (problems.length > 0) throw new SettingsError(problems)
+  return values as Settings<T>
+}
+
+export function text(fallback: string, about: string): Variable<string> {
+  return { about, fallback, parse: value => value }
+}
+
+export function optionalText(about: string, options: { secret?: boolean } = {}): Variable<string | undefined> {
+  return { about, fallback: undefined, parse: value => value, secret: options.secret ?? false }
+}
+
+export function integer(fallback: number, range: { min: number; max: number }, about: string): Variable<number> {
+  return {
+    about,
+    fallback,
+    parse: value => {
+      const number = Number(value)
+      if (!/^-?\d+$/.test(value) || number < range.min || number > range.max) {
+        throw new Error(`it must be a whole number from ${range.min} to ${range.max}.`)
+      }
+      return number
+    },
+  }
+}
+
+export function oneOf<const T extends string>(choices: readonly T[], fallback: T, about: string): Variable<T> {
+  return {
+    about,
+    fallback,
+    parse: value => {
+      if (!choices.includes(value as T)) throw new Error(`it must be one of: ${choices.join(', ')}.`)
+      return value as T
+    },
+  }
+}
+
+export function flag(fallback: boolean, about: string): Variable<boolean> {
+  return {
+    about,
+    fallback,
+    parse: value => {
+      if (value === 'true' || value === '1') return true
+      if (value === 'false' || value === '0') return false
+      throw new Error('it must be true or false.')
+    },
+  }
+}
+
+export function list(fallback: readonly string[], about: string): Variable<readonly string[]> {
+  return {
+    about,
+    fallback,
+    parse: value =>
+      value
+        .split(',')
+        .map(item => item.trim())
+        .filter(Boolean),
+  }
+}
+
+export function url(protocols: readonly string[], about: string): Variable<string | undefined> {
+  return {
+    about,
+    fallback: undefined,
+    // A connection string carries a password.
+    secret: true,
+    parse: value => {
+      const protocol = URL.canParse(value) ? new URL(value).protocol.slice(0, -1) : undefined
+      if (protocol === undefined || !protocols.includes(protocol)) {
+        throw new Error(`it must be a URL that starts with ${protocols.map(each => `${each}:`).join(' or ')}.`)
+      }
+      return value
+    },
+  }
+}
+
+/** What every process needs, whichever services it runs. */
+export const platformSettings = {
+  NODE_ENV: oneOf(['development', 'test', 'production'], 'development', 'Production closes what eases development.'),
+  HOST: text('127.0.0.1', 'Address to listen on.'),
+  PORT: integer(8080, { min: 0, max: 65535 }, 'HTTP port; 0 takes a free one.'),
+  PUBLIC_URL: url(['http', 'https'], 'The address users see; needed behind a proxy. Default: http://HOST:PORT.'),
+  TRUST_PROXY: flag(false, 'Believe X-Forwarded-For and -Proto from the proxy in front.'),
+  DATA_DIR: text('./data', 'Where the embedded PostgreSQL and the secrets live.'),
+  DATABASE_URL: url(['postgres', 'postgresql'], 'Your PostgreSQL (16 or newer). Without it Capstan starts its own.'),
+  DATABASE_POOL_MAX: integer(20, { min: 2, max: 500 }, 'Connections to PostgreSQL a process may open.'),
+  REDIS_URL: url(['redis', 'rediss'], 'Carries wake-ups and rate limits between processes. Without it PostgreSQL does.'),
+  LOG_LEVEL: oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'], 'info', 'Least severe log line kept.'),
+  BODY_LIMIT_BYTES: integer(1_048_576, { min: 1024, max: 1_073_741_824 }, 'Largest JSON body, unless a route says less.'),
+  RATE_LIMIT_PER_MINUTE: integer(6000, { min: 0, max: 100_000_000 }, 'Requests a caller may make a minute; 0 is no limit.'),
+  SHUTDOWN_GRACE_MS: integer(15_000, { min: 100, max: 600_000 }, 'How long SIGTERM waits for what runs, in ms.'),
+  IDEMPOTENCY_HOURS: integer(24, { min: 1, max: 8760 }, 'How long an Idempotency-Key is remembered, in hours.'),
+  LIVE_BUFFER_BYTES: integer(1_048_576, { min: 4096, max: 1_073_741_824 }, 'Unsent bytes after which a slow live client is cut off.'),
+  LIVE_TOPICS_MAX: integer(100, { min: 1, max: 100_000 }, 'Topics one live connection may follow.'),
+  LIVE_CONNECTIONS_MAX: integer(20_000, { min: 1, max: 1_000_000 }, 'Live connections a process holds.'),
+  JOBS_KEEP_DAYS: integer(30, { min: 1, max: 3650 }, 'How long finished jobs are kept, in days.'),
+} satisfies SettingsTable
+
+export type PlatformSettings = Settings<typeof platformSettings>

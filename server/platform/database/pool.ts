@@ -1,0 +1,166 @@
+import pg from 'pg'
+import { messageOf } from '../errors.ts'
+import type { Log } from '../log.ts'
+
+export type Row = Record<string, unknown>
+
+/** Anything that runs a statement: the pool or an open transaction. */
+export interface Queryable {
+  query<R extends Row = Row>(text: string, values?: readonly unknown[]): Promise<{ rows: R[]; rowCount: number }>
+}
+
+/** An open transaction. It ends when the function given to `Database.tx` ends. */
+export interface Tx extends Queryable {
+  /** Runs after the commit, never after a rollback: the place to wake whoever reads what was written. */
+  afterCommit(action: () => void): void
+}
+
+export interface Database extends Queryable {
+  /** Commits when `run` resolves, rolls back when it rejects. Deadlocks and serialization failures are tried again. */
+  tx<T>(run: (tx: Tx) => Promise<T>): Promise<T>
+  /** A connection of one's own, for LISTEN. */
+  connect(): Promise<pg.PoolClient>
+  readonly pool: pg.Pool
+  /** True when the server answers now. */
+  ping(): Promise<boolean>
+  close(): Promise<void>
+}
+
+export interface DatabaseOptions {
+  url: string
+  poolMax: number
+  log: Log
+  /** Shown in pg_stat_activity; the embedded server counts who still uses it by this prefix. */
+  applicationName: string
+  /** Called when a connection is lost or refused; the embedded server is brought back by it. */
+  onTrouble?: () => void
+}
+
+export const applicationPrefix = 'capstan'
+
+/** Codes with which PostgreSQL asks for the transaction to be tried again. */
+const retryCodes = new Set(['40001', '40P01'])
+const retriesMax = 4
+
+const types = new pg.TypeOverrides()
+// int8 counts rows and milliseconds here. Money, which may pass 2^53, is read with its own cast to text.
+types.setTypeParser(pg.types.builtins.INT8, text => {
+  const number = Number(text)
+  return Number.isSafeInteger(number) ? number : BigInt(text)
+})
+
+/** Connects lazily: a pool over a server that is down is made without an error. */
+export function makeDatabase(options: DatabaseOptions): Database {
+  const pool = new pg.Pool({
+    connectionString: options.url,
+    max: options.poolMax,
+    application_name: options.applicationName,
+    types,
+    connectionTimeoutMillis: 10_000,
+    idleTimeoutMillis: 60_000,
+    keepAlive: true,
+  })
+  pool.on('error', error => {
+    options.log.warn({ err: error }, 'an idle database connection was lost')
+    options.onTrouble?.()
+  })
+
+  const watch = async <T>(work: Promise<T>): Promise<T> => {
+    try {
+      return await work
+    } catch (error) {
+      if (isConnectionLoss(error)) options.onTrouble?.()
+      throw error
+    }
+  }
+
+  return {
+    pool,
+    query: (text, values) => watch(runStatement(pool, text, values)),
+    tx: run => watch(runTransaction(pool, run)),
+    connect: () => watch(pool.connect()),
+    async ping() {
+      try {
+        await watch(pool.query('select 1'))
+        return true
+      } catch {
+        return false
+      }
+    },
+    close: () => pool.end(),
+  }
+}
+
+/** True when the server could not be reached or went away: the statement may or may not have been committed. */
+export function isConnectionLoss(error: unknown): boolean {
+  const { code } = error as { code?: string }
+  if (code && (/^(08|57P)/.test(code) || /^E(CONN|PIPE|NOENT|TIMEDOUT)/.test(code))) return true
+  return /Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error|the database system is/.test(
+    messageOf(error),
+  )
+}
+
+/** The SQLSTATE of a database error, for call sites that translate one. */
+export function sqlState(error: unknown): string | undefined {
+  const code = (error as { code?: unknown }).code
+  return typeof code === 'string' && /^[0-9A-Z]{5}$/.test(code) ? code : undefined
+}
+
+type Runner = Pick<pg.Pool, 'query'> | pg.PoolClient
+
+/** Statements seen so far and the names they are prepared under, so that PostgreSQL parses and plans each once a connection. */
+const statementNames = new Map<string, string>()
+
+async function runStatement<R extends Row>(runner: Runner, text: string, values: readonly unknown[] | undefined) {
+  const result = await (values === undefined
+    ? runner.query<R>(text)
+    : runner.query<R>({ name: statementName(text), text, values: values as unknown[] }))
+  return { rows: result.rows, rowCount: result.rowCount ?? 0 }
+}
+
+function statementName(text: string): string {
+  let name = statementNames.get(text)
+  if (name === undefined) {
+    name = `s${statementNames.size}`
+    statementNames.set(text, name)
+  }
+  return name
+}
+
+async function runTransaction<T>(pool: pg.Pool, run: (tx: Tx) => Promise<T>): Promise<T> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      return await tryTransaction(pool, run)
+    } catch (error) {
+      if (attempt >= retriesMax || !retryCodes.has(sqlState(error) ?? '')) throw error
+    }
+  }
+}
+
+async function tryTransaction<T>(pool: pg.Pool, run: (tx: Tx) => Promise<T>): Promise<T> {
+  const client = await pool.connect()
+  const actions: (() => void)[] = []
+  const tx: Tx = {
+    query: (text, values) => runStatement(client, text, values),
+    afterCommit: action => actions.push(action),
+  }
+  let broken: Error | undefined
+  let result: T
+  try {
+    // BEGIN is not waited for: it travels in front of the first statement.
+    const begun = client.query('begin')
+    begun.catch(() => {})
+    result = await run(tx)
+    await begun
+    await client.query('commit')
+  } catch (error) {
+    await client.query('rollback').catch(rollbackError => {
+      broken = rollbackError
+    })
+    throw error
+  } finally {
+    client.release(broken)
+  }
+  for (const action of actions) action()
+  return result
+}

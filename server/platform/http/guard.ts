@@ -1,0 +1,73 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify'
+import { errors } from '../errors.ts'
+
+/** Who makes a request. */
+export interface Caller {
+  userId: string
+  name: string
+  role: 'user' | 'admin'
+  /** How the caller proved it. */
+  by: 'session' | 'api_key'
+  /** The session's or API key's id. */
+  credentialId: string
+  /** `undefined` allows everything the role does; API keys carry a list. */
+  scopes?: readonly string[]
+}
+
+/**
+ * Who may call a route. Every route states it, or the server does not start.
+ * - `public`: anybody; the caller is not looked at.
+ * - `optional`: anybody; the caller is known when a token came, and a bad token is refused.
+ * - `user`: whoever is logged in.
+ * - `admin`: the role admin.
+ */
+export type Access = 'public' | 'optional' | 'user' | 'admin'
+
+/** Answers the caller, `undefined` when no credential came, or throws `unauthenticated` for a bad one. */
+export type Authenticate = (request: FastifyRequest) => Promise<Caller | undefined>
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    access?: Access
+    /** The scope an API key needs for this route, such as `runs:write`. */
+    scope?: string
+    /** `legacy` renders errors as `{"error": "…"}`, as the old contracts do. */
+    errorShape?: 'problem' | 'legacy'
+  }
+  interface FastifyRequest {
+    caller: Caller | undefined
+  }
+}
+
+/** Adds the guard to every route registered afterwards. */
+export function installGuard(app: FastifyInstance, authenticate: Authenticate) {
+  app.decorateRequest('caller', undefined)
+  app.addHook('onRoute', route => {
+    if (route.config?.access === undefined) {
+      throw new Error(`The route ${route.method} ${route.url} does not state who may call it (config.access).`)
+    }
+  })
+  app.addHook('onRequest', async request => {
+    const { access, scope } = request.routeOptions.config
+    if (access === undefined || access === 'public') return
+    request.caller = await authenticate(request)
+    admit(request.caller, access, scope)
+  })
+}
+
+function admit(caller: Caller | undefined, access: Access, scope: string | undefined) {
+  if (caller === undefined) {
+    if (access === 'optional') return
+    throw errors.unauthenticated()
+  }
+  if (access === 'admin' && caller.role !== 'admin') throw errors.forbidden('Only admins may do this.')
+  if (scope !== undefined && caller.scopes !== undefined && !caller.scopes.includes(scope)) {
+    throw errors.missingScope(scope)
+  }
+}
+
+/** The caller of a route whose access is `user` or `admin`. */
+export function callerOf(request: FastifyRequest): Caller {
+  if (request.caller === undefined) throw errors.unauthenticated()
+  return request.caller
+}

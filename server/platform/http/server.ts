@@ -1,0 +1,160 @@
+import { isUtf8 } from 'node:buffer'
+import cookie from '@fastify/cookie'
+import swagger from '@fastify/swagger'
+import swaggerUi from '@fastify/swagger-ui'
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
+import websocket from '@fastify/websocket'
+import { Ajv } from 'ajv'
+import addFormats from 'ajv-formats'
+import {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  fastify,
+  type RawReplyDefaultExpression,
+  type RawRequestDefaultExpression,
+  type RawServerDefault,
+} from 'fastify'
+import type { PlatformSettings } from '../config.ts'
+import { errors } from '../errors.ts'
+import { uuidv7 } from '../ids.ts'
+import type { Log } from '../log.ts'
+import type { Metrics } from '../metrics.ts'
+import { type Authenticate, installGuard } from './guard.ts'
+import { installErrorRendering, Problem } from './problem.ts'
+import type { RateLimiter } from './rate-limit.ts'
+
+/** The Fastify instance every service adds its routes to. */
+export type HttpApp = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>
+
+export interface HttpOptions {
+  settings: Pick<PlatformSettings, 'BODY_LIMIT_BYTES' | 'TRUST_PROXY' | 'NODE_ENV' | 'PUBLIC_URL'>
+  log: Log
+  metrics: Metrics
+  authenticate: Authenticate
+  /** Counted by caller, or by address where nobody is logged in. */
+  rateLimiter: RateLimiter
+  version: string
+}
+
+/** Routes that probes and scrapers call; they are not counted against anybody. */
+const uncountedPaths = new Set(['/healthz', '/readyz', '/metrics'])
+
+/** An HTTP server with everything but routes: ids, parsing, validation, guard, limits, errors, OpenAPI, metrics. */
+export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
+  const app = fastify({
+    loggerInstance: options.log as FastifyBaseLogger,
+    disableRequestLogging: true,
+    bodyLimit: options.settings.BODY_LIMIT_BYTES,
+    trustProxy: options.settings.TRUST_PROXY,
+    genReqId: request => acceptedRequestId(request.headers['x-request-id']) ?? uuidv7(),
+    requestIdLogLabel: 'request_id',
+    routerOptions: { maxParamLength: 200 },
+    requestTimeout: 60_000,
+    keepAliveTimeout: 65_000,
+    forceCloseConnections: 'idle',
+  }).withTypeProvider<TypeBoxTypeProvider>() as HttpApp
+
+  installValidation(app)
+  installJsonParser(app)
+  installErrorRendering(app as unknown as FastifyInstance)
+  installGuard(app as unknown as FastifyInstance, options.authenticate)
+  await app.register(cookie)
+  await app.register(websocket, { options: { maxPayload: 65_536, perMessageDeflate: false } })
+  installObservation(app, options)
+  app.addHook('onRequest', async request => {
+    if (uncountedPaths.has(request.routeOptions.url ?? '')) return
+    await options.rateLimiter.take(request.caller?.userId ?? request.ip)
+  })
+  await installOpenApi(app, options)
+  return app
+}
+
+/** A proxy's request id is kept when it cannot harm a log or a header. */
+function acceptedRequestId(value: string | string[] | undefined): string | undefined {
+  return typeof value === 'string' && /^[\w.:-]{1,128}$/.test(value) ? value : undefined
+}
+
+/** Bodies are taken as they are; texts in a query or path become the number or boolean the schema asks for. */
+function installValidation(app: HttpApp) {
+  const common = { allErrors: false, removeAdditional: false as const, useDefaults: true, strict: false }
+  const strict = new Ajv(common)
+  const coercing = new Ajv({ ...common, coerceTypes: 'array' })
+  for (const ajv of [strict, coercing]) addFormats.default(ajv)
+  app.setValidatorCompiler(({ schema, httpPart }) =>
+    (httpPart === 'body' ? strict : coercing).compile(schema as Record<string, unknown>),
+  )
+}
+
+/** Like Fastify's own JSON parser, but refuses what is not UTF-8 instead of mending it silently. */
+function installJsonParser(app: HttpApp) {
+  const parse = app.getDefaultJsonParser('error', 'error')
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body, done) => {
+    const bytes = body as Buffer
+    if (!isUtf8(bytes)) return done(errors.malformedJson())
+    parse(request, bytes.toString('utf8'), (error, value) => (error ? done(errors.malformedJson()) : done(null, value)))
+  })
+}
+
+function installObservation(app: HttpApp, options: HttpOptions) {
+  app.addHook('onRequest', async (request, reply) => {
+    reply.header('x-request-id', request.id)
+  })
+  app.addHook('onResponse', async (request, reply) => {
+    const route = request.routeOptions.url ?? 'unmatched'
+    options.metrics.httpDuration.observe(
+      { method: request.method, route, status: String(reply.statusCode) },
+      reply.elapsedTime / 1000,
+    )
+    const level = reply.statusCode >= 500 ? 'error' : reply.statusCode >= 400 ? 'info' : 'debug'
+    if (!options.log.isLevelEnabled(level)) return
+    request.log[level](
+      { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime * 10) / 10 },
+      'answered',
+    )
+  })
+}
+
+async function installOpenApi(app: HttpApp, options: HttpOptions) {
+  app.addSchema(Problem)
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: 'Capstan', version: options.version, description: 'One API, one login.' },
+      ...(options.settings.PUBLIC_URL ? { servers: [{ url: options.settings.PUBLIC_URL }] } : {}),
+      components: {
+        securitySchemes: {
+          bearer: { type: 'http', scheme: 'bearer', description: 'An access token or an API key.' },
+          cookie: { type: 'apiKey', in: 'cookie', name: 'Authorization' },
+        },
+      },
+    },
+    refResolver: { buildLocalReference: (json, _base, _fragment, index) => String(json.$id ?? `def-${index}`) },
+    transform: ({ schema, url, route }) => {
+      const { access, scope } = route.config ?? {}
+      if (url.startsWith('/docs')) return { schema: { ...schema, hide: true }, url }
+      const needsLogin = access === 'user' || access === 'admin'
+      return {
+        url,
+        schema: {
+          ...schema,
+          ...(needsLogin ? { security: [{ bearer: scope ? [scope] : [] }, { cookie: [] }] } : {}),
+          response: { '4xx': { $ref: 'Problem#' }, ...(schema?.response as object) },
+        },
+      }
+    },
+  })
+  app.get('/openapi.json', { config: { access: 'public' }, schema: { hide: true } }, async () => app.swagger())
+  await app.register(async docs => {
+    docs.addHook('onRoute', route => {
+      route.config = { ...route.config, access: 'public' }
+    })
+    await docs.register(swaggerUi, { routePrefix: '/docs' })
+  })
+}
