@@ -6,7 +6,15 @@ export type Row = Record<string, unknown>
 
 /** Anything that runs a statement: the pool or an open transaction. */
 export interface Queryable {
-  query<R extends Row = Row>(text: string, values?: readonly unknown[]): Promise<{ rows: R[]; rowCount: number }>
+  /**
+   * A statement with values is prepared once a connection. `replan` has it planned anew each time instead: for tables
+   * that grow and shrink so fast that a kept plan may fit them no more.
+   */
+  query<R extends Row = Row>(
+    text: string,
+    values?: readonly unknown[],
+    options?: { replan?: boolean },
+  ): Promise<{ rows: R[]; rowCount: number }>
 }
 
 /** An open transaction. It ends when the function given to `Database.tx` ends. */
@@ -32,6 +40,8 @@ export interface DatabaseOptions {
   log: Log
   /** Shown in pg_stat_activity; the embedded server counts who still uses it by this prefix. */
   applicationName: string
+  /** Session parameters of every connection, such as planner settings. */
+  parameters?: Record<string, string>
   /** Called when a connection is lost or refused; the embedded server is brought back by it. */
   onTrouble?: () => void
 }
@@ -55,6 +65,9 @@ export function makeDatabase(options: DatabaseOptions): Database {
     connectionString: options.url,
     max: options.poolMax,
     application_name: options.applicationName,
+    options: Object.entries(options.parameters ?? {})
+      .map(([name, value]) => `-c ${name}=${value}`)
+      .join(' '),
     types,
     connectionTimeoutMillis: 10_000,
     idleTimeoutMillis: 60_000,
@@ -76,7 +89,7 @@ export function makeDatabase(options: DatabaseOptions): Database {
 
   return {
     pool,
-    query: (text, values) => watch(runStatement(pool, text, values)),
+    query: (text, values, how) => watch(runStatement(pool, text, values, how?.replan)),
     tx: run => watch(runTransaction(pool, run)),
     connect: () => watch(pool.connect()),
     async ping() {
@@ -111,10 +124,15 @@ type Runner = Pick<pg.Pool, 'query'> | pg.PoolClient
 /** Statements seen so far and the names they are prepared under, so that PostgreSQL parses and plans each once a connection. */
 const statementNames = new Map<string, string>()
 
-async function runStatement<R extends Row>(runner: Runner, text: string, values: readonly unknown[] | undefined) {
+async function runStatement<R extends Row>(
+  runner: Runner,
+  text: string,
+  values: readonly unknown[] | undefined,
+  replan = false,
+) {
   const result = await (values === undefined
     ? runner.query<R>(text)
-    : runner.query<R>({ name: statementName(text), text, values: values as unknown[] }))
+    : runner.query<R>({ ...(replan ? {} : { name: statementName(text) }), text, values: values as unknown[] }))
   return { rows: result.rows, rowCount: result.rowCount ?? 0 }
 }
 
@@ -141,7 +159,7 @@ async function tryTransaction<T>(pool: pg.Pool, run: (tx: Tx) => Promise<T>): Pr
   const client = await pool.connect()
   const actions: (() => void)[] = []
   const tx: Tx = {
-    query: (text, values) => runStatement(client, text, values),
+    query: (text, values, how) => runStatement(client, text, values, how?.replan),
     afterCommit: action => actions.push(action),
   }
   let broken: Error | undefined
