@@ -29,14 +29,16 @@ interface Message {
 }
 
 type Transport = {
-  send(message: Message): Promise<void>
+  send(payloads: readonly string[]): Promise<void>
   stop(): Promise<void>
 }
 
 const wireChannel = 'capstan'
-/** NOTIFY takes 8000 bytes; a longer list of items is sent in parts. */
-const payloadBytesMax = 7500
+/** NOTIFY takes less than 8000 bytes; a longer list of items is sent in parts. */
+const payloadBytesMax = 7900
 const reconnectMs = 500
+/** A peer that vanished without a word is noticed by asking: the listener itself only ever waits. */
+const listenerCheckMs = 15_000
 
 export function makeBus(options: { db: Database; redisUrl: string | undefined; log: Log }): Bus {
   const self = uuidv7()
@@ -46,15 +48,23 @@ export function makeBus(options: { db: Database; redisUrl: string | undefined; l
   let sending = false
   let transport: Transport | undefined
 
+  /** One listener's fault is neither the others' nor the publisher's. */
+  const tell = (call: () => void) => {
+    try {
+      call()
+    } catch (error) {
+      options.log.error({ err: error }, 'a listener of the bus threw')
+    }
+  }
   const deliver = (channel: string, items: readonly string[]) => {
-    for (const listener of listeners.get(channel) ?? []) listener(items)
+    for (const listener of listeners.get(channel) ?? []) tell(() => listener(items))
   }
   const receive = (payload: string) => {
-    const message = JSON.parse(payload) as Message
-    if (message.from !== self) deliver(message.channel, message.items)
+    const message = parseMessage(payload)
+    if (message && message.from !== self) deliver(message.channel, message.items)
   }
   const reportGap = () => {
-    for (const listener of gapListeners) listener()
+    for (const listener of gapListeners) tell(listener)
   }
 
   async function flush() {
@@ -64,9 +74,7 @@ export function makeBus(options: { db: Database; redisUrl: string | undefined; l
       const batch = outgoing
       outgoing = new Map()
       try {
-        for (const [channel, items] of batch) {
-          for (const part of splitItems([...items])) await transport.send({ from: self, channel, items: part })
-        }
+        await transport.send([...batch].flatMap(([channel, items]) => writePayloads(self, channel, items)))
       } catch (error) {
         // Whoever missed it finds the rows by its slow poll.
         options.log.debug({ err: error }, 'a wake-up was not sent')
@@ -79,6 +87,8 @@ export function makeBus(options: { db: Database; redisUrl: string | undefined; l
     publish(channel, items) {
       if (items.length === 0) return
       deliver(channel, items)
+      // Before the start and after the stop nobody else is told; else the list would grow without a bound.
+      if (!transport) return
       const waiting = outgoing.get(channel) ?? new Set()
       for (const item of items) waiting.add(item)
       outgoing.set(channel, waiting)
@@ -107,18 +117,35 @@ export function makeBus(options: { db: Database; redisUrl: string | undefined; l
   }
 }
 
-function splitItems(items: string[]): string[][] {
-  const parts: string[][] = [[]]
-  let bytes = 0
+/** Messages that carry the items, each short enough for NOTIFY. An item too long for any is left to the slow poll. */
+function writePayloads(from: string, channel: string, items: Iterable<string>): string[] {
+  const open = `{"from":${JSON.stringify(from)},"channel":${JSON.stringify(channel)},"items":[`
+  const room = payloadBytesMax - Buffer.byteLength(open) - 2
+  const parts: string[][] = []
+  let bytes = Number.POSITIVE_INFINITY
   for (const item of items) {
-    bytes += Buffer.byteLength(item) + 3
-    if (bytes > payloadBytesMax) {
+    const json = JSON.stringify(item)
+    const size = Buffer.byteLength(json) + 1
+    if (size > room) continue
+    if (bytes + size > room) {
       parts.push([])
-      bytes = Buffer.byteLength(item)
+      bytes = 0
     }
-    parts.at(-1)!.push(item)
+    parts.at(-1)!.push(json)
+    bytes += size
   }
-  return parts
+  return parts.map(part => `${open}${part.join(',')}]}`)
+}
+
+/** What others send on the same database or Redis is not ours to believe. */
+function parseMessage(payload: string): Message | undefined {
+  try {
+    const { from, channel, items } = JSON.parse(payload) as Partial<Message>
+    if (typeof channel !== 'string' || !Array.isArray(items)) return undefined
+    return { from: String(from), channel, items: items.filter(item => typeof item === 'string') }
+  } catch {
+    return undefined
+  }
 }
 
 interface TransportOptions {
@@ -135,37 +162,66 @@ function postgresTransport(options: TransportOptions & { db: Database }): Transp
   let timer: NodeJS.Timeout | undefined
 
   async function listen() {
-    if (stopped) return
     try {
       const fresh = await db.connect()
-      fresh.on('notification', ({ payload }) => options.receive(payload ?? ''))
-      fresh.on('error', lost)
-      fresh.on('end', lost)
+      if (stopped) return fresh.release(true)
       client = fresh
+      // A client that was given up may still speak; only the present one counts.
+      fresh.on('notification', ({ payload }) => fresh === client && options.receive(payload ?? ''))
+      fresh.on('error', () => lose(fresh))
+      fresh.on('end', () => lose(fresh))
       await fresh.query(`listen ${wireChannel}`)
+      if (fresh !== client) return
+      checkLater(fresh)
       options.reportGap()
     } catch (error) {
       log.debug({ err: error }, 'cannot listen just now')
-      lost()
+      if (client) lose(client)
+      else listenLater()
     }
   }
 
-  function lost() {
-    client?.removeAllListeners('end')
-    client?.release(true)
+  function lose(lost: pg.PoolClient) {
+    if (lost !== client) return
     client = undefined
+    lost.release(true)
+    listenLater()
+  }
+
+  function listenLater() {
     clearTimeout(timer)
     if (!stopped) timer = setTimeout(() => void listen(), reconnectMs)
   }
 
+  function checkLater(current: pg.PoolClient) {
+    timer = setTimeout(() => {
+      const late = setTimeout(() => lose(current), listenerCheckMs)
+      current.query('select 1').then(
+        () => {
+          clearTimeout(late)
+          if (current === client) checkLater(current)
+        },
+        () => {
+          clearTimeout(late)
+          lose(current)
+        },
+      )
+    }, listenerCheckMs)
+  }
+
   void listen()
   return {
-    async send(message) {
-      await db.query('select pg_notify($1, $2)', [wireChannel, JSON.stringify(message)])
+    async send(payloads) {
+      // A wake-up may be lost, so its commit, which makes others' commits wait, need not wait for the disk.
+      await db.query(
+        `select set_config('synchronous_commit', 'off', true), pg_notify($1, payload) from unnest($2::text[]) as payload`,
+        [wireChannel, payloads],
+      )
     },
     async stop() {
       stopped = true
-      lost()
+      clearTimeout(timer)
+      if (client) lose(client)
     },
   }
 }
@@ -186,8 +242,8 @@ async function redisTransport(options: TransportOptions & { redisUrl: string }):
   void publisher.connect().catch(() => {})
   void subscriber.connect().catch(() => {})
   return {
-    async send(message) {
-      await publisher.publish(wireChannel, JSON.stringify(message))
+    async send(payloads) {
+      await Promise.all(payloads.map(payload => publisher.publish(wireChannel, payload)))
     },
     async stop() {
       publisher.disconnect()

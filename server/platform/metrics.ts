@@ -4,7 +4,12 @@ export interface Metrics {
   registry: Registry
   httpDuration: Histogram<'method' | 'route' | 'status'>
   counter<L extends string>(name: string, help: string, labels: readonly L[]): Counter<L>
-  gauge<L extends string>(name: string, help: string, labels: readonly L[], collect?: (gauge: Gauge<L>) => void | Promise<void>): Gauge<L>
+  gauge<L extends string>(
+    name: string,
+    help: string,
+    labels: readonly L[],
+    collect?: (gauge: Gauge<L>) => void | Promise<void>,
+  ): Gauge<L>
   histogram<L extends string>(name: string, help: string, labels: readonly L[], buckets: number[]): Histogram<L>
 }
 
@@ -24,7 +29,8 @@ export function makeMetrics(options: { processMetrics: boolean } = { processMetr
       buckets: secondsBuckets,
       registers,
     }),
-    counter: (name, help, labelNames) => new Counter({ name: `capstan_${name}`, help, labelNames: [...labelNames], registers }),
+    counter: (name, help, labelNames) =>
+      new Counter({ name: `capstan_${name}`, help, labelNames: [...labelNames], registers }),
     gauge: (name, help, labelNames, collect) =>
       new Gauge({
         name: `capstan_${name}`,

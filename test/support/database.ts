@@ -2,17 +2,20 @@ import { createHash, randomBytes } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { after } from 'node:test'
 import pg from 'pg'
 import { migrationSets } from '../../server/app.ts'
 import { type EmbeddedServer, makeEmbeddedServer } from '../../server/platform/database/embedded.ts'
 import { migrate } from '../../server/platform/database/migrate.ts'
 import { type Database, makeDatabase } from '../../server/platform/database/pool.ts'
 import { silentLog } from '../../server/platform/log.ts'
+import { atEnd } from './at-end.ts'
 
 /** One PostgreSQL for all test files of a checkout; whoever leaves last stops it. */
 export function testServer(): EmbeddedServer {
-  const checkout = createHash('sha256').update(import.meta.dirname).digest('hex').slice(0, 12)
+  const checkout = createHash('sha256')
+    .update(import.meta.dirname)
+    .digest('hex')
+    .slice(0, 12)
   return makeEmbeddedServer({
     dataDir: path.join(tmpdir(), `capstan-test-${process.getuid?.() ?? 0}-${checkout}`),
     log: silentLog,
@@ -39,7 +42,7 @@ export async function makeTestDatabase(options: { poolMax?: number } = {}): Prom
     log: silentLog,
     applicationName: `capstan:${process.pid}`,
   })
-  after(async () => {
+  atEnd(async () => {
     await db.close()
     await asAdmin(server.url, client => client.query(`drop database if exists ${name} with (force)`))
   })
@@ -59,7 +62,12 @@ async function ensureTemplate(url: string): Promise<string> {
     if (rows.length > 0) return
     await client.query(`drop database if exists ${name}_new with (force)`)
     await client.query(`create database ${name}_new`)
-    await migrate({ url: url.replace('/capstan?', `/${name}_new?`), sets: migrationSets, direction: 'up', log: silentLog })
+    await migrate({
+      url: url.replace('/capstan?', `/${name}_new?`),
+      sets: migrationSets,
+      direction: 'up',
+      log: silentLog,
+    })
     await client.query(`alter database ${name}_new rename to ${name}`)
   })
   return name

@@ -63,7 +63,10 @@ export async function migrate(given: {
 }
 
 /** The files of a set that the database has not seen yet. */
-export async function pendingMigrations(given: { url: string; sets: readonly MigrationSet[] }): Promise<MigrationStep[]> {
+export async function pendingMigrations(given: {
+  url: string
+  sets: readonly MigrationSet[]
+}): Promise<MigrationStep[]> {
   const client = new pg.Client({ connectionString: given.url, application_name: `capstan:${process.pid}` })
   await client.connect()
   try {

@@ -39,7 +39,10 @@ test('work that fails leaves the key free', async () => {
       throw new Error('no')
     }),
   )
-  assert.deepEqual(await idempotently(db, key('fails'), async () => ({ status: 200, body: 3 })), { status: 200, body: 3 })
+  assert.deepEqual(await idempotently(db, key('fails'), async () => ({ status: 200, body: 3 })), {
+    status: 200,
+    body: 3,
+  })
 })
 
 test('inside a batch the first of equal keys is fresh and the others get its answer', async () => {

@@ -129,7 +129,8 @@ async function findAnswers(tx: Tx, keys: readonly IdempotencyKey[]): Promise<Map
 }
 
 function judge<B>(stored: StoredRow | undefined, key: IdempotencyKey): Claim<B> {
-  if (stored === undefined) return { error: errors.unavailable('The first request with this key just failed; try again.', 1) }
+  if (stored === undefined)
+    return { error: errors.unavailable('The first request with this key just failed; try again.', 1) }
   if (!stored.fingerprint.equals(key.fingerprint)) return { error: errors.idempotencyMismatch() }
   return { answer: { status: stored.status, body: stored.body as B } }
 }

@@ -1,4 +1,4 @@
-import { Redis } from 'ioredis'
+import type { Redis } from 'ioredis'
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
 import { errors } from '../errors.ts'
 
@@ -24,7 +24,12 @@ export function makeRateLimiter(given: {
   const options = { keyPrefix: `capstan:limit:${given.name}`, points: given.points, duration: given.windowSeconds }
   const memory = new RateLimiterMemory(options)
   const limiter = given.redis
-    ? new RateLimiterRedis({ ...options, storeClient: given.redis, insuranceLimiter: memory, rejectIfRedisNotReady: true })
+    ? new RateLimiterRedis({
+        ...options,
+        storeClient: given.redis,
+        insuranceLimiter: memory,
+        rejectIfRedisNotReady: true,
+      })
     : memory
   return {
     async take(key, points = 1) {

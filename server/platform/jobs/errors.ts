@@ -1,7 +1,8 @@
 import { AppError } from '../errors.ts'
 
 export const errors = {
-  jobNotFound: () => new AppError({ code: 'job_not_found', status: 404, message: 'There is no such job, or it is not yours.' }),
+  jobNotFound: () =>
+    new AppError({ code: 'job_not_found', status: 404, message: 'There is no such job, or it is not yours.' }),
   jobNotRetriable: (state: string) =>
     new AppError({
       code: 'job_not_retriable',

@@ -306,6 +306,7 @@ export function makeJobs(options: JobsOptions): Jobs {
       timers.delete(timer)
       if (!stopping) void guarded(action, what)
     }, ms)
+    timer.unref()
     timers.add(timer)
   }
 

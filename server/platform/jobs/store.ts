@@ -97,8 +97,6 @@ export interface ClaimRow extends Record<string, unknown> {
   attempt: number
   attempts_max: number
   request_id: string | null
-  created_at: Date
-  started_at: Date
   priority: number
   turn: number
 }
@@ -118,7 +116,7 @@ export async function claimJobs(db: Queryable, given: { queue: string; worker: s
        order by priority desc, turn, id
        limit (select $3::integer from (select set_config('synchronous_commit', 'off', true)) s)
        for update skip locked))
-     returning id, payload, owner, attempt, attempts_max, request_id, created_at, started_at, priority, turn`,
+     returning id, payload, owner, attempt, attempts_max, request_id, priority, turn`,
     [given.queue, given.worker, given.limit],
     replan,
   )
@@ -164,7 +162,10 @@ export interface EndedRow extends Record<string, unknown> {
  * Ends jobs that `worker` still holds at the attempt it says; anything else is passed over. Answers those that ended.
  * `worker` null ends jobs whoever holds them.
  */
-export async function finishJobs(tx: Queryable, given: { queue: string; worker: string | null; rows: readonly EndRow[] }) {
+export async function finishJobs(
+  tx: Queryable,
+  given: { queue: string; worker: string | null; rows: readonly EndRow[] },
+) {
   const { rows } = await tx.query<EndedRow>(
     `with i as (
        select * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::jsonb[], $6::text[]) as i(id, attempt, state, result, error)
@@ -413,7 +414,14 @@ export async function deleteFinished(tx: Tx, id: string) {
 
 export async function insertAttempt(
   tx: Tx,
-  row: { jobId: string; attempt: number; worker: string | null; error: string | null; startedAt: Date | null; endedAt: Date },
+  row: {
+    jobId: string
+    attempt: number
+    worker: string | null
+    error: string | null
+    startedAt: Date | null
+    endedAt: Date
+  },
 ) {
   await tx.query(
     `insert into jobs.attempts (job_id, attempt, outcome, worker, error, started_at, ended_at)
@@ -609,7 +617,10 @@ export async function listQueues(db: Queryable): Promise<QueueRow[]> {
 }
 
 /** Waiting and running jobs of an owner in a queue, counted up to `limit`. */
-export async function countOwned(db: Queryable, given: { queue: string; owner: string; limit: number }): Promise<number> {
+export async function countOwned(
+  db: Queryable,
+  given: { queue: string; owner: string; limit: number },
+): Promise<number> {
   const { rows } = await db.query<{ n: number }>(
     `select count(*)::integer as n from (select 1 from jobs.active where owner = $2 and queue = $1 limit $3) x`,
     [given.queue, given.owner, given.limit],

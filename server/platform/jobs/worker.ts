@@ -9,14 +9,15 @@
 import { type Batcher, makeBatcher, type Outcome } from '../batch.ts'
 import { type Database, isConnectionLoss, type Queryable, type Tx } from '../database/pool.ts'
 import { messageOf } from '../errors.ts'
+import { uuidv7Time } from '../ids.ts'
 import type { Log } from '../log.ts'
 import type { JobMetrics } from './metrics.ts'
 import * as store from './store.ts'
 import {
   type AbortReason,
   type ClaimedJob,
-  type JobContext,
   JobCancelled,
+  type JobContext,
   PermanentFailure,
   type QueueDefinition,
   type Settled,
@@ -106,7 +107,8 @@ export function makeWorker(options: WorkerOptions): Worker {
   })
 
   // Ends that wait for their commit hold back new claims only when they pile up.
-  const room = () => Math.min(definition.concurrency - running.size, definition.concurrency + 2 * settleMax - settling.size)
+  const room = () =>
+    Math.min(definition.concurrency - running.size, definition.concurrency + 2 * settleMax - settling.size)
 
   async function fill() {
     if (claiming) {
@@ -168,12 +170,12 @@ export function makeWorker(options: WorkerOptions): Worker {
       attempt: row.attempt,
       attemptsMax: row.attempts_max,
       requestId: row.request_id,
-      createdAt: row.created_at,
-      startedAt: row.started_at,
+      createdAt: uuidv7Time(row.id),
+      startedAt: new Date(),
     }
     const entry: Running = { job, workerId, reason: undefined, controller: undefined }
     running.set(job.id, entry)
-    metrics.waited.observe({ queue }, Math.max(0, row.started_at.getTime() - row.created_at.getTime()) / 1000)
+    metrics.waited.observe({ queue }, Math.max(0, job.startedAt.getTime() - job.createdAt.getTime()) / 1000)
     const context: JobContext = {
       get signal() {
         entry.controller ??= new AbortController()
@@ -294,7 +296,14 @@ export function makeWorker(options: WorkerOptions): Worker {
     log.error({ err: error, queue, job: item.row.id }, 'a job’s end could not be written')
     const { job, workerId } = item.entry
     const message = `Its end could not be written: ${messageOf(error)}`.slice(0, errorCharsMax)
-    const settled: Settled = { id: job.id, owner: job.owner, payload: job.payload, state: 'dead', result: null, error: message }
+    const settled: Settled = {
+      id: job.id,
+      owner: job.owner,
+      payload: job.payload,
+      state: 'dead',
+      result: null,
+      error: message,
+    }
     const row: store.EndRow = { id: job.id, attempt: job.attempt, state: 'dead', result: null, error: message }
     const end = async (tx: Tx, withHook: boolean) => {
       const rows = await store.finishJobs(tx, { queue, worker: workerId, rows: [row] })
