@@ -1,5 +1,25 @@
+/** Joins the platform and the chosen services into one process. Only this file and main.ts know every service. */
+import { mkdir } from 'node:fs/promises'
+import type { AddressInfo } from 'node:net'
 import path from 'node:path'
-import type { MigrationSet } from '#platform/database/migrate.ts'
+import { Redis } from 'ioredis'
+import { makeBus } from '#platform/bus.ts'
+import { type Environment, platformSettings, readSettings, type Settings } from '#platform/config.ts'
+import { type EmbeddedServer, makeEmbeddedServer } from '#platform/database/embedded.ts'
+import { type MigrationSet, migrate } from '#platform/database/migrate.ts'
+import { applicationPrefix, type Database, makeDatabase } from '#platform/database/pool.ts'
+import type { Authenticate } from '#platform/http/guard.ts'
+import { forgetOldKeys } from '#platform/http/idempotency.ts'
+import { addOperationRoutes } from '#platform/http/operations.ts'
+import { makeRateLimiter } from '#platform/http/rate-limit.ts'
+import { type HttpApp, makeHttp } from '#platform/http/server.ts'
+import { jobsParameters, makeJobs } from '#platform/jobs/jobs.ts'
+import { addJobRoutes, jobScopes } from '#platform/jobs/routes.ts'
+import { makeLive } from '#platform/live/live.ts'
+import type { Log } from '#platform/log.ts'
+import { makeMetrics } from '#platform/metrics.ts'
+import { type IdentityService, identitySettings, makeIdentity } from '#services/identity/index.ts'
+import { makeRunnerService, runnerScopes, runnerSettings } from '#services/runner/index.ts'
 
 const here = import.meta.dirname
 
@@ -8,4 +28,231 @@ export const migrationSets: readonly MigrationSet[] = [
   { name: 'platform', folder: path.join(here, 'platform/database/migrations') },
   { name: 'jobs', folder: path.join(here, 'platform/jobs/migrations') },
   { name: 'identity', folder: path.join(here, 'services/identity/migrations') },
+  { name: 'runner', folder: path.join(here, 'services/runner/migrations') },
 ]
+
+/** Every variable Capstan reads, by the part that reads it. */
+export const settingsTables = {
+  platform: platformSettings,
+  identity: identitySettings,
+  runner: runnerSettings,
+} as const
+const allSettings = { ...platformSettings, ...identitySettings, ...runnerSettings }
+export type AllSettings = Settings<typeof allSettings>
+
+/** @throws SettingsError naming every wrong variable */
+export function readAllSettings(environment: Environment): AllSettings {
+  return readSettings(allSettings, environment)
+}
+
+export const version = '0.1.0'
+export const roles = ['api', 'worker'] as const
+export type Role = (typeof roles)[number]
+/** identity is part of every process: the others need to know who calls. */
+export const services = ['runner'] as const
+export type ServiceName = (typeof services)[number]
+
+export interface Opened {
+  db: Database
+  /** For what must not wait behind requests: migrations, tools. */
+  url: string
+  embedded: EmbeddedServer | undefined
+  /** Closes the pool and, when nobody else uses it, the embedded server. */
+  close(): Promise<void>
+}
+
+/** Connects to DATABASE_URL, or starts the embedded server, which is brought back whenever it goes away. */
+export async function openDatabase(settings: AllSettings, log: Log): Promise<Opened> {
+  const embedded =
+    settings.DATABASE_URL === undefined
+      ? makeEmbeddedServer({ dataDir: path.resolve(settings.DATA_DIR), log })
+      : undefined
+  await embedded?.ensureRunning()
+  const url = settings.DATABASE_URL ?? embedded!.url
+  const db = makeDatabase({ ...databaseOptions(settings, log, embedded), url, poolMax: settings.DATABASE_POOL_MAX })
+  return {
+    db,
+    url,
+    embedded,
+    async close() {
+      await db.close()
+      await embedded?.stop()
+    },
+  }
+}
+
+function databaseOptions(_settings: AllSettings, log: Log, embedded: EmbeddedServer | undefined) {
+  return {
+    log,
+    applicationName: `${applicationPrefix}:${process.pid}`,
+    onTrouble: () => {
+      embedded?.ensureRunning().catch(error => log.error({ err: error }, 'the embedded PostgreSQL does not come back'))
+    },
+  }
+}
+
+export function makeIdentityOf(
+  opened: Opened,
+  settings: AllSettings,
+  log: Log,
+  bus = makeBus({ db: opened.db, redisUrl: undefined, log }),
+) {
+  return makeIdentity({
+    db: opened.db,
+    bus,
+    log,
+    settings,
+    platform: settings,
+    scopes: [...jobScopes, ...runnerScopes],
+    secretsDir: path.resolve(settings.DATA_DIR),
+  })
+}
+
+export interface App {
+  http: HttpApp
+  identity: IdentityService
+  /** What the newcomer should know: how programs are limited here. */
+  sandboxSentence: string | undefined
+  /** Starts to work and, in the role api, to listen. Answers the address. */
+  start(): Promise<string | undefined>
+  /** Not ready, no more connections, finish what runs, hand back the rest. */
+  stop(): Promise<void>
+}
+
+const maintainEveryMs = 5 * 60_000
+const forgetKeysMax = 10_000
+const jobsPoolMax = 6
+
+/** @param roles what this process does; @param chosen which services it has */
+export async function makeApp(given: {
+  settings: AllSettings
+  log: Log
+  roles: readonly Role[]
+  chosen: readonly ServiceName[]
+}): Promise<App> {
+  const { settings, log } = given
+  const serves = given.roles.includes('api')
+  const works = given.roles.includes('worker')
+  await mkdir(path.resolve(settings.DATA_DIR), { recursive: true, mode: 0o700 })
+  const opened = await openDatabase(settings, log)
+  const { db, url, embedded } = opened
+  await migrate({ url, sets: migrationSets, direction: 'up', log })
+
+  const metrics = makeMetrics()
+  const bus = makeBus({ db, redisUrl: settings.REDIS_URL, log })
+  const limitRedis = settings.REDIS_URL
+    ? new Redis(settings.REDIS_URL, { enableOfflineQueue: false, maxRetriesPerRequest: 1 }).on('error', () => {})
+    : undefined
+  const jobsDb = makeDatabase({
+    ...databaseOptions(settings, log, embedded),
+    url,
+    poolMax: jobsPoolMax,
+    parameters: jobsParameters,
+  })
+  const jobs = makeJobs({ db: jobsDb, bus, log, metrics, keepDays: settings.JOBS_KEEP_DAYS })
+  const identity = makeIdentityOf(opened, settings, log, bus)
+  const live = makeLive({
+    bus,
+    log,
+    metrics,
+    settings,
+    authenticate: token => identity.authenticate(bearer(token)),
+    reauthenticate: identity.authenticate,
+  })
+  const runner = given.chosen.includes('runner')
+    ? await makeRunnerService({
+        db,
+        jobs,
+        live,
+        log,
+        settings,
+        work: works,
+        userNumber: async userId => (await identity.getUser(userId)).number,
+      })
+    : undefined
+
+  let ready = false
+  const http = await makeHttp({
+    settings,
+    log,
+    metrics,
+    authenticate: identity.authenticate,
+    rateLimiter: makeRateLimiter({
+      name: 'requests',
+      points: settings.RATE_LIMIT_PER_MINUTE,
+      windowSeconds: 60,
+      redis: limitRedis,
+    }),
+    version,
+  })
+  addOperationRoutes(http, {
+    metrics,
+    db,
+    isReady: () => ready,
+    production: settings.NODE_ENV === 'production',
+    version,
+  })
+  if (serves) {
+    await identity.routes(http)
+    await identity.compatRoutes(http)
+    await live.routes(http)
+    addJobRoutes(http, jobs)
+    await runner?.routes(http)
+    await runner?.compatRoutes(http)
+  }
+
+  let maintenance: NodeJS.Timeout | undefined
+  async function maintain() {
+    try {
+      await forgetOldKeys(db, { hours: settings.IDEMPOTENCY_HOURS, limit: forgetKeysMax })
+      await identity.maintain()
+      await runner?.maintain()
+    } catch (error) {
+      log.warn({ err: error }, 'could not clean up')
+    }
+  }
+
+  return {
+    http,
+    identity,
+    sandboxSentence: runner?.facts?.sentence,
+    async start() {
+      await bus.start()
+      await identity.start()
+      await live.start()
+      await jobs.start({ work: works })
+      await http.listen({ host: settings.HOST, port: settings.PORT })
+      ready = true
+      maintenance = setInterval(() => void maintain(), maintainEveryMs)
+      void maintain()
+      const { port } = http.server.address() as AddressInfo
+      return (
+        settings.PUBLIC_URL ?? `http://${settings.HOST.includes(':') ? `[${settings.HOST}]` : settings.HOST}:${port}`
+      )
+    },
+    async stop() {
+      ready = false
+      clearInterval(maintenance)
+      // Whoever waits for a run gets it while the workers finish; live clients go last, so that they see the ends.
+      const closed = http.close()
+      await jobs.stop(settings.SHUTDOWN_GRACE_MS)
+      await live.stop()
+      await closed
+      await runner?.stop()
+      await identity.stop()
+      await bus.stop()
+      limitRedis?.disconnect()
+      await jobsDb.close()
+      await opened.close()
+    },
+  }
+}
+
+/** A token as the request that would carry it. */
+function bearer(token: string): Parameters<Authenticate>[0] {
+  return {
+    headers: { authorization: `Bearer ${token}` },
+    cookies: {},
+    method: 'GET',
+  } as unknown as Parameters<Authenticate>[0]
+}

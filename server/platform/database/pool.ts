@@ -2,7 +2,8 @@ import pg from 'pg'
 import { messageOf } from '../errors.ts'
 import type { Log } from '../log.ts'
 
-export type Row = Record<string, unknown>
+/** A row as the call site names its columns. */
+export type Row = object
 
 /** Anything that runs a statement: the pool or an open transaction. */
 export interface Queryable {
@@ -10,7 +11,7 @@ export interface Queryable {
    * A statement with values is prepared once a connection. `replan` has it planned anew each time instead: for tables
    * that grow and shrink so fast that a kept plan may fit them no more.
    */
-  query<R extends Row = Row>(
+  query<R extends Row = Record<string, unknown>>(
     text: string,
     values?: readonly unknown[],
     options?: { replan?: boolean },
@@ -131,9 +132,9 @@ async function runStatement<R extends Row>(
   replan = false,
 ) {
   const result = await (values === undefined
-    ? runner.query<R>(text)
-    : runner.query<R>({ ...(replan ? {} : { name: statementName(text) }), text, values: values as unknown[] }))
-  return { rows: result.rows, rowCount: result.rowCount ?? 0 }
+    ? runner.query(text)
+    : runner.query({ ...(replan ? {} : { name: statementName(text) }), text, values: values as unknown[] }))
+  return { rows: result.rows as R[], rowCount: result.rowCount ?? 0 }
 }
 
 function statementName(text: string): string {

@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import { errors } from '../errors.ts'
 
 /** Who makes a request. */
@@ -42,14 +42,19 @@ declare module 'fastify' {
 /** Adds the guard to every route registered afterwards. */
 export function installGuard(app: FastifyInstance, authenticate: Authenticate) {
   app.decorateRequest('caller', undefined)
+  const routes: RouteOptions[] = []
   app.addHook('onRoute', route => {
-    if (route.config?.access === undefined) {
-      throw new Error(`The route ${route.method} ${route.url} does not state who may call it (config.access).`)
-    }
+    routes.push(route)
+  })
+  // Looked at when all is registered: a plugin's routes get their access from the plugin's own hook.
+  app.addHook('onReady', async () => {
+    const open = routes.find(route => route.config?.access === undefined)
+    if (open) throw new Error(`The route ${open.method} ${open.url} does not state who may call it (config.access).`)
   })
   app.addHook('onRequest', async request => {
     const { access, scope } = request.routeOptions.config
-    if (access === undefined || access === 'public') return
+    if (access === 'public' || request.is404) return
+    if (access === undefined) throw errors.forbidden()
     request.caller = await authenticate(request)
     admit(request.caller, access, scope)
   })

@@ -91,7 +91,7 @@ function nameOf(key: IdempotencyKey): string {
   return `${key.owner}\n${key.key}`
 }
 
-interface StoredRow extends Record<string, unknown> {
+interface StoredRow {
   owner: string
   key: string
   fingerprint: Buffer

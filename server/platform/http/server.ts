@@ -10,6 +10,7 @@ import {
   type FastifyBaseLogger,
   type FastifyInstance,
   fastify,
+  LogController,
   type RawReplyDefaultExpression,
   type RawRequestDefaultExpression,
   type RawServerDefault,
@@ -49,11 +50,10 @@ const uncountedPaths = new Set(['/healthz', '/readyz', '/metrics'])
 export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
   const app = fastify({
     loggerInstance: options.log as FastifyBaseLogger,
-    disableRequestLogging: true,
     bodyLimit: options.settings.BODY_LIMIT_BYTES,
     trustProxy: options.settings.TRUST_PROXY,
     genReqId: request => acceptedRequestId(request.headers['x-request-id']) ?? uuidv7(),
-    requestIdLogLabel: 'request_id',
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     routerOptions: { maxParamLength: 200 },
     requestTimeout: 60_000,
     keepAliveTimeout: 65_000,

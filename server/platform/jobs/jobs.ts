@@ -9,7 +9,7 @@ import { hostname } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { makeBatcher } from '../batch.ts'
 import type { Bus } from '../bus.ts'
-import { type Database, isConnectionLoss, type Tx } from '../database/pool.ts'
+import { type Database, isConnectionLoss, type Queryable, type Tx } from '../database/pool.ts'
 import { uuidv7 } from '../ids.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
@@ -36,8 +36,10 @@ export interface Jobs {
   cancel(tx: Tx, id: string): Promise<'cancelled' | 'requested'>
   /** Lines a dead or cancelled job up again with all its attempts. @throws job_not_found, job_not_retriable */
   retry(tx: Tx, id: string): Promise<void>
-  /** Waiting and running jobs of an owner, counted up to `limit`. */
-  countOwned(given: { queue: string; owner: string; limit: number }): Promise<number>
+  /** Waiting and running jobs of each owner that has some. */
+  countOwned(tx: Queryable, given: { queue: string; owners: string[] }): Promise<Map<string, number>>
+  /** Jobs of a queue that have not ended, as of a second ago. */
+  depth(queue: string): number
   /** @param work false for a process that only adds and looks. */
   start(given: { work: boolean }): Promise<void>
   /** Takes no more jobs, waits for what runs, then hands back what is left. */
@@ -90,6 +92,7 @@ export function makeJobs(options: JobsOptions): Jobs {
   const workers = new Map<string, Worker>()
   const timers = new Set<NodeJS.Timeout>()
   const reclaimed = new Set<string>()
+  let depths = new Map<string, number>()
   let workerId = uuidv7()
   let lastBeat = 0
   /** Since when heartbeats have gone through without a break; a process just back from an outage declares nobody dead. */
@@ -182,6 +185,7 @@ export function makeJobs(options: JobsOptions): Jobs {
       startedAt: job.started_at,
       endedAt: job.finished_at,
     })
+    await definitions.get(job.queue)?.retried?.(tx, id)
     await add(tx, [
       {
         id,
@@ -288,6 +292,11 @@ export function makeJobs(options: JobsOptions): Jobs {
     }
   }
 
+  async function count() {
+    await db.tx(store.foldDeltas)
+    depths = await store.countUnfinished(db)
+  }
+
   function wakeAll() {
     for (const worker of workers.values()) worker.wake()
   }
@@ -333,7 +342,8 @@ export function makeJobs(options: JobsOptions): Jobs {
     addOne: job => adds.push(job),
     cancel,
     retry,
-    countOwned: given => store.countOwned(db, given),
+    countOwned: store.countOwned,
+    depth: queue => depths.get(queue) ?? 0,
     async start({ work }) {
       if (work) {
         for (const definition of definitions.values()) {
@@ -364,7 +374,7 @@ export function makeJobs(options: JobsOptions): Jobs {
         wakeAll()
       }
       every(1000, reclaim, 'take back jobs of dead workers')
-      every(1000, () => db.tx(store.foldDeltas), 'fold counts')
+      every(1000, count, 'count jobs')
       await guarded(clean, 'clean up finished jobs')
       every(hourMs, clean, 'clean up finished jobs')
     },

@@ -1,6 +1,6 @@
 /** Every statement of the queue. Those that touch `jobs.active` are planned anew each time: it is empty one second and holds a million rows the next. */
 import type { Queryable, Tx } from '../database/pool.ts'
-import type { EndState } from './types.ts'
+import type { EndState, JobState } from './types.ts'
 
 const replan = { replan: true }
 
@@ -90,7 +90,7 @@ export async function findByKeys(tx: Queryable, queue: string, keys: string[]) {
   return rows
 }
 
-export interface ClaimRow extends Record<string, unknown> {
+export interface ClaimRow {
   id: string
   payload: unknown
   owner: string | null
@@ -152,7 +152,7 @@ export interface EndRow {
   error: string | null
 }
 
-export interface EndedRow extends Record<string, unknown> {
+export interface EndedRow {
   id: string
   owner: string | null
   payload: unknown
@@ -320,7 +320,7 @@ export async function findDeadWorkers(db: Queryable, leaseMs: number): Promise<s
   return rows.map(row => row.id)
 }
 
-export interface HeldRow extends Record<string, unknown> {
+export interface HeldRow {
   id: string
   queue: string
   worker: string
@@ -357,7 +357,7 @@ export async function forgetDeadWorkers(db: Queryable) {
 
 // Cancelling and retrying by hand
 
-export interface LockedJob extends Record<string, unknown> {
+export interface LockedJob {
   id: string
   queue: string
   owner: string | null
@@ -486,11 +486,11 @@ export async function dropOldDays(tx: Tx, days: number): Promise<string[]> {
 
 // Reading
 
-export interface JobRow extends Record<string, unknown> {
+export interface JobRow {
   id: string
   queue: string
   owner: string | null
-  state: string
+  state: JobState
   priority: number
   key: string | null
   payload: unknown
@@ -547,7 +547,7 @@ export async function listJobs(db: Queryable, filter: JobFilter): Promise<JobRow
   return rows
 }
 
-export interface AttemptRow extends Record<string, unknown> {
+export interface AttemptRow {
   attempt: number
   outcome: string
   worker: string | null
@@ -564,7 +564,7 @@ export async function listAttempts(db: Queryable, jobId: string): Promise<Attemp
   return rows
 }
 
-export interface QueueRow extends Record<string, unknown> {
+export interface QueueRow {
   name: string
   added: number
   succeeded: number
@@ -616,15 +616,25 @@ export async function listQueues(db: Queryable): Promise<QueueRow[]> {
   return rows
 }
 
-/** Waiting and running jobs of an owner in a queue, counted up to `limit`. */
+/** Waiting and running jobs of each owner that has some. */
 export async function countOwned(
   db: Queryable,
-  given: { queue: string; owner: string; limit: number },
-): Promise<number> {
-  const { rows } = await db.query<{ n: number }>(
-    `select count(*)::integer as n from (select 1 from jobs.active where owner = $2 and queue = $1 limit $3) x`,
-    [given.queue, given.owner, given.limit],
+  given: { queue: string; owners: string[] },
+): Promise<Map<string, number>> {
+  const { rows } = await db.query<{ owner: string; n: number }>(
+    `select owner, count(*)::integer as n from jobs.active where owner = any($2) and queue = $1 group by owner`,
+    [given.queue, given.owners],
     replan,
   )
-  return rows[0]!.n
+  return new Map(rows.map(row => [row.owner, row.n]))
+}
+
+/** Jobs of each queue that have not ended, from the counters. */
+export async function countUnfinished(db: Queryable): Promise<Map<string, number>> {
+  const { rows } = await db.query<{ name: string; n: number }>(
+    `select name, sum(added - succeeded - dead - cancelled)::bigint as n from (
+       select name, added, succeeded, dead, cancelled from jobs.queues
+       union all select queue, added, succeeded, dead, cancelled from jobs.deltas) c group by name`,
+  )
+  return new Map(rows.map(row => [row.name, row.n]))
 }

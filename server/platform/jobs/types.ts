@@ -71,6 +71,8 @@ export interface QueueDefinition {
    * it. An error that one item causes must not depend on the others: the batch is then halved until it stands alone.
    */
   settle?: (tx: Tx, settled: Settled[]) => Promise<void>
+  /** Called in the transaction that lines a dead or cancelled job up again. */
+  retried?: (tx: Tx, id: string) => Promise<void>
   /**
    * Called after `settle`, when it is committed. It may be missed when the process dies at that moment.
    */

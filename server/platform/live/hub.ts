@@ -4,7 +4,7 @@
  * States of a hub:
  * - opening: its newest number is not known yet; everybody waits. Left by the first successful look at the source.
  * - open: `head` is the number up to which it has read. A wake makes it read on; wakes during a read make one more.
- * - finished: it has seen an event marked final; nothing is read any more.
+ * - finished: it has seen an event marked final; nothing is read any more, and it is dropped once all followers have it.
  *
  * States of a follower: waiting (for the opening, or for the poll after a failed read) → catching up (fed from the
  * tail in memory or from pages of the source, at its own pace) → live (fed by the hub's reads) → removed. It goes
@@ -39,8 +39,6 @@ export interface Hub {
   /** The poll has seen this newest number; also takes up again what failed. */
   check(newest: number): void
   recheck(): void
-  /** False when the poll has nothing to look for here. */
-  readonly watched: boolean
 }
 
 export interface HubOptions {
@@ -254,9 +252,6 @@ export function makeHub(options: HubOptions): Hub {
     },
     recheck() {
       for (const entry of [...entries]) tell(entry, follower => follower.recheck?.())
-    },
-    get watched() {
-      return finalSeq === undefined || [...entries].some(entry => entry.state === 'waiting')
     },
   }
 }

@@ -38,9 +38,11 @@ export function makeRoster(options: { connectionsMax: number; checkMs: number; l
   let turn = 0
   let timer: NodeJS.Timeout | undefined
   let stopping = false
+  let stopped: Promise<void> | undefined
   let onEmpty: (() => void) | undefined
 
   const size = () => counts.websocket + counts.sse
+  const everybody = () => members.flatMap(slot => [...slot.keys()])
 
   async function visitSlot(slot: number) {
     // A visit that takes longer than the round is not doubled.
@@ -64,6 +66,21 @@ export function makeRoster(options: { connectionsMax: number; checkMs: number; l
     }
   }
 
+  async function stop() {
+    stopping = true
+    clearInterval(timer)
+    if (size() === 0) return
+    const empty = new Promise<void>(resolve => {
+      onEmpty = resolve
+    })
+    for (const member of everybody()) member.leave()
+    const late = setTimeout(() => {
+      for (const member of everybody()) member.kill()
+    }, options.leaveMs)
+    if (size() > 0) await empty
+    clearTimeout(late)
+  }
+
   return {
     ensureRoom() {
       if (stopping) throw errors.stopping()
@@ -83,20 +100,9 @@ export function makeRoster(options: { connectionsMax: number; checkMs: number; l
     start() {
       timer = setInterval(() => void visitSlot(turn++ % slots), options.checkMs / slots)
     },
-    async stop() {
-      stopping = true
-      clearInterval(timer)
-      const all = members.flatMap(slot => [...slot.keys()])
-      if (all.length === 0) return
-      const empty = new Promise<void>(resolve => {
-        onEmpty = resolve
-      })
-      for (const member of all) member.leave()
-      const late = setTimeout(() => {
-        for (const member of members.flatMap(slot => [...slot.keys()])) member.kill()
-      }, options.leaveMs)
-      if (size() > 0) await empty
-      clearTimeout(late)
+    stop() {
+      stopped ??= stop()
+      return stopped
     },
     count: transport => counts[transport],
     get size() {

@@ -4,6 +4,7 @@
  */
 import { type Batcher, makeBatcher } from '../batch.ts'
 import type { Bus } from '../bus.ts'
+import { isConnectionLoss } from '../database/pool.ts'
 import { isAppError } from '../errors.ts'
 import type { Caller } from '../http/guard.ts'
 import type { Log } from '../log.ts'
@@ -41,7 +42,7 @@ export function makeTopics(options: { bus: Bus; log: Log; pollMs: number }): Top
   const kinds = new Map<string, Kind>()
   const hubs = new Map<string, { hub: Hub; kind: string; id: string }>()
   const gate = makeGate(readsAbreast)
-  const poll = makePoll({ pollMs, log, run: checkAll })
+  const poll = makePoll({ pollMs, run: checkAll })
   let unsubscribe: (() => void)[] = []
 
   function resolve(topic: string) {
@@ -68,16 +69,14 @@ export function makeTopics(options: { bus: Bus; log: Log; pollMs: number }): Top
     return hub
   }
 
-  /** Asks each source for the newest numbers of what is followed and wakes the hubs that are behind. */
+  /** Asks the sources for the newest numbers of what is followed and wakes the hubs that are behind. */
   async function checkAll() {
-    for (const [kind, { source }] of kinds) {
-      const watched = [...hubs.values()].filter(entry => entry.kind === kind && entry.hub.watched)
-      for (let at = 0; at < watched.length; at += headsMax) {
-        const part = watched.slice(at, at + headsMax)
-        const newest = await source.heads(part.map(entry => entry.id))
-        for (const { hub, id } of part) hub.check(newest.get(id) ?? 0)
-      }
+    const asked: Promise<void>[] = []
+    for (const { hub, kind, id } of hubs.values()) {
+      asked.push(kinds.get(kind)!.heads.push(id).then(hub.check))
     }
+    const failed = (await Promise.allSettled(asked)).find(outcome => outcome.status === 'rejected')
+    if (failed) log.debug({ err: failed.reason }, 'the live poll could not look at everything')
   }
 
   return {
@@ -137,7 +136,7 @@ function batchHeads(source: TopicSource): Batcher<string, number> {
     name: `live ${source.kind}`,
     size: headsMax,
     waitingMax: 1_000_000,
-    isCommon: () => true,
+    isCommon: isConnectionLoss,
     run: async ids => {
       const newest = await source.heads([...new Set(ids)])
       return ids.map(id => ({ value: newest.get(id) ?? 0 }))
@@ -145,8 +144,8 @@ function batchHeads(source: TopicSource): Batcher<string, number> {
   })
 }
 
-/** Runs `run` every `pollMs`, and at once when asked; never twice at the same time. */
-function makePoll(options: { pollMs: number; log: Log; run: () => Promise<void> }) {
+/** Runs `run`, which must not throw, every `pollMs`, and at once when asked; never twice at the same time. */
+function makePoll(options: { pollMs: number; run: () => Promise<void> }) {
   let timer: NodeJS.Timeout | undefined
   let running = false
   let asked = false
@@ -159,11 +158,7 @@ function makePoll(options: { pollMs: number; log: Log; run: () => Promise<void> 
     clearTimeout(timer)
     while (asked) {
       asked = false
-      try {
-        await options.run()
-      } catch (error) {
-        options.log.debug({ err: error }, 'the live poll could not look')
-      }
+      await options.run()
     }
     running = false
     if (started) timer = setTimeout(() => void run(), options.pollMs)

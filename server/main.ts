@@ -1,0 +1,229 @@
+#!/usr/bin/env node
+/** The `capstan` command. */
+import { createInterface } from 'node:readline/promises'
+import { parseArgs } from 'node:util'
+import { SettingsError, type SettingsTable } from '#platform/config.ts'
+import { EmbeddedError } from '#platform/database/embedded.ts'
+import { migrate, pendingMigrations } from '#platform/database/migrate.ts'
+import { isAppError, messageOf } from '#platform/errors.ts'
+import { makeLog } from '#platform/log.ts'
+import {
+  type AllSettings,
+  makeApp,
+  makeIdentityOf,
+  migrationSets,
+  openDatabase,
+  type Role,
+  readAllSettings,
+  roles,
+  type ServiceName,
+  services,
+  settingsTables,
+  version,
+} from './app.ts'
+
+const usage = `capstan ${version}: one back end for accounts, strangers' code and jobs
+
+  capstan start [--roles api,worker] [--services runner]
+                              run Capstan; Ctrl-C stops it in good order
+  capstan migrate [up|down|status] [--only NAME] [--count N]
+                              bring the tables to the newest state, or take steps back
+  capstan user create NAME [--admin] [--email ADDRESS] [--password-stdin]
+                              make a user; asks for the password
+  capstan user role NAME user|admin
+                              change a user's role
+  capstan config              list every variable, its value and what it decides
+  capstan version
+
+Settings come from the environment; \`capstan config\` lists them.`
+
+/** Said to a person instead of a stack: the command was used wrongly, or something outside is not as it must be. */
+class UsageError extends Error {}
+
+const commands: Record<string, (settings: AllSettings, args: string[]) => Promise<void>> = {
+  start,
+  migrate: migrateTables,
+  user,
+  config: showConfig,
+}
+
+async function main(args: string[]) {
+  const [name = 'help', ...rest] = args
+  if (['help', '--help', '-h'].includes(name)) return console.log(usage)
+  if (['version', '--version'].includes(name)) return console.log(version)
+  const command = commands[name]
+  if (!command) throw new UsageError(`There is no command \`${name}\`.\n\n${usage}`)
+  await command(readAllSettings(process.env), rest)
+}
+
+async function start(settings: AllSettings, args: string[]) {
+  const { values } = parse(args, { roles: { type: 'string' }, services: { type: 'string' } })
+  const app = await makeApp({
+    settings,
+    log: makeLog(settings.LOG_LEVEL),
+    roles: chosen<Role>('--roles', values.roles, roles),
+    chosen: chosen<ServiceName>('--services', values.services, services),
+  })
+  let stopping = false
+  const stop = async () => {
+    // A second Ctrl-C means it.
+    if (stopping) process.exit(130)
+    stopping = true
+    await app.stop()
+    process.exit(0)
+  }
+  process.on('SIGTERM', () => void stop())
+  process.on('SIGINT', () => void stop())
+  const address = await app.start()
+  if (settings.NODE_ENV === 'development') console.error(welcome(address!, app.sandboxSentence))
+}
+
+function welcome(address: string, sandbox: string | undefined): string {
+  return `
+Capstan runs at ${address}   (API: ${address}/docs)
+${sandbox ? `${sandbox}\n` : ''}
+Try it in another terminal:
+
+  curl -s -c jar -H 'content-type: application/json' ${address}/v1/auth/register -d '{"username":"ada","password":"lovelace"}'
+  curl -s -b jar -H 'content-type: application/json' '${address}/v1/runs?wait=10' -d '{"language":"python","source":"print(6*7)"}'
+
+\`make demo\` shows more. Ctrl-C stops Capstan; what it accepted stays in DATA_DIR.
+`
+}
+
+async function migrateTables(settings: AllSettings, args: string[]) {
+  const { values, positionals } = parse(args, { only: { type: 'string' }, count: { type: 'string' } })
+  const [direction = 'up'] = positionals
+  const sets = values.only === undefined ? migrationSets : migrationSets.filter(set => set.name === values.only)
+  if (sets.length === 0) {
+    throw new UsageError(`--only takes one of: ${migrationSets.map(set => set.name).join(', ')}.`)
+  }
+  if (!['up', 'down', 'status'].includes(direction)) throw new UsageError('capstan migrate takes up, down or status.')
+  if (values.count !== undefined && !/^[1-9]\d{0,5}$/.test(values.count)) {
+    throw new UsageError('--count takes a whole number from 1.')
+  }
+  const log = makeLog('warn')
+  const opened = await openDatabase(settings, log)
+  try {
+    if (direction === 'status') {
+      const pending = await pendingMigrations({ url: opened.url, sets })
+      for (const step of pending) console.log(`pending  ${step.set}/${step.name}`)
+      if (pending.length === 0) console.log('Nothing is pending.')
+      return
+    }
+    const steps = await migrate({
+      url: opened.url,
+      sets,
+      direction: direction as 'up' | 'down',
+      ...(values.count === undefined ? {} : { count: Number(values.count) }),
+      log,
+    })
+    for (const step of steps) console.log(`${direction === 'up' ? 'applied' : 'taken back'}  ${step.set}/${step.name}`)
+    if (steps.length === 0) console.log('There was nothing to do.')
+  } finally {
+    await opened.close()
+  }
+}
+
+async function user(settings: AllSettings, args: string[]) {
+  const [action, name, ...rest] = args
+  if (name === undefined || name.startsWith('-'))
+    throw new UsageError(`Say whom: capstan user ${action ?? 'create'} NAME`)
+  const log = makeLog('warn')
+  const opened = await openDatabase(settings, log)
+  try {
+    await migrate({ url: opened.url, sets: migrationSets, direction: 'up', log })
+    const identity = makeIdentityOf(opened, settings, log)
+    try {
+      if (action === 'create') await createUser(identity, name, rest)
+      else if (action === 'role') await setRole(identity, name, rest[0])
+      else throw new UsageError('capstan user takes create or role.')
+    } finally {
+      await identity.stop()
+    }
+  } finally {
+    await opened.close()
+  }
+}
+
+async function createUser(identity: ReturnType<typeof makeIdentityOf>, username: string, args: string[]) {
+  const { values } = parse(args, {
+    admin: { type: 'boolean' },
+    email: { type: 'string' },
+    'password-stdin': { type: 'boolean' },
+  })
+  const password = await readPassword(values['password-stdin'] === true)
+  const made = await identity.createUser({
+    username,
+    password,
+    ...(values.email === undefined ? {} : { email: values.email }),
+    role: values.admin ? 'admin' : 'user',
+  })
+  console.log(`Made the ${made.role} ${made.username} (${made.id}).`)
+}
+
+async function setRole(identity: ReturnType<typeof makeIdentityOf>, name: string, role: string | undefined) {
+  if (role !== 'user' && role !== 'admin') throw new UsageError('A role is user or admin.')
+  const found = await identity.findUserByName(name)
+  if (!found) throw new UsageError(`There is no user ${name}.`)
+  await identity.setRole({ userId: found.id, role })
+  console.log(`${name} is now ${role}.`)
+}
+
+/** Never from an argument: those stand in the process list and in the shell's history. */
+async function readPassword(piped: boolean): Promise<string> {
+  if (piped || !process.stdin.isTTY) {
+    const chunks: Buffer[] = []
+    for await (const chunk of process.stdin) chunks.push(chunk as Buffer)
+    const password = Buffer.concat(chunks)
+      .toString()
+      .replace(/\r?\n$/, '')
+    if (password === '') throw new UsageError('Pipe the password in: printf %s "$PASSWORD" | capstan user create …')
+    return password
+  }
+  const reader = createInterface({ input: process.stdin, output: process.stderr })
+  // readline echoes what is typed through this; nothing but the question shall be seen.
+  const mutable = reader as unknown as { _writeToOutput: (text: string) => void }
+  process.stderr.write('Password: ')
+  mutable._writeToOutput = () => {}
+  const password = await reader.question('')
+  reader.close()
+  process.stderr.write('\n')
+  return password
+}
+
+async function showConfig(settings: AllSettings) {
+  for (const [part, table] of Object.entries(settingsTables)) {
+    console.log(`# ${part}`)
+    for (const [name, variable] of Object.entries(table as SettingsTable)) {
+      const value = (settings as Record<string, unknown>)[name]
+      const shown = value === undefined ? '(not set)' : variable.secret ? '(hidden)' : String(value)
+      const changed = value === variable.fallback ? '' : `   (default: ${variable.fallback ?? 'not set'})`
+      console.log(`${name}=${shown}${changed}\n    ${variable.about}`)
+    }
+    console.log()
+  }
+}
+
+function parse<const T extends NonNullable<Parameters<typeof parseArgs>[0]>['options']>(args: string[], options: T) {
+  try {
+    return parseArgs({ args, options: options as NonNullable<T>, allowPositionals: true })
+  } catch (error) {
+    throw new UsageError(messageOf(error))
+  }
+}
+
+function chosen<T extends string>(option: string, text: string | undefined, known: readonly T[]): T[] {
+  if (text === undefined) return [...known]
+  const names = text.split(',').map(name => name.trim())
+  const wrong = names.find(name => !known.includes(name as T))
+  if (wrong !== undefined) throw new UsageError(`${option} knows no \`${wrong}\`; it takes ${known.join(', ')}.`)
+  return names as T[]
+}
+
+main(process.argv.slice(2)).catch(error => {
+  const forPeople =
+    error instanceof UsageError || error instanceof SettingsError || error instanceof EmbeddedError || isAppError(error)
+  console.error(forPeople ? error.message : error)
+  process.exit(1)
+})
