@@ -1,0 +1,16 @@
+/** `make bench`, or `make bench NAME=jobs` for one of them. Prints Markdown tables; docs/benchmarks.md keeps them. */
+import { benchJobs } from './jobs.ts'
+import { benchRuns } from './runs.ts'
+
+const benchmarks: Record<string, () => Promise<void>> = { jobs: benchJobs, runs: benchRuns }
+
+const wanted = process.argv[2]
+if (wanted !== undefined && !(wanted in benchmarks)) {
+  console.error(`There is no benchmark \`${wanted}\`. Known: ${Object.keys(benchmarks).join(', ')}.`)
+  process.exit(1)
+}
+for (const [name, run] of Object.entries(benchmarks)) {
+  if (wanted === undefined || wanted === name) await run()
+}
+// graphile-worker and BullMQ leave timers behind.
+process.exit(0)

@@ -1,0 +1,111 @@
+/** What every benchmark shares: interleaved rounds, medians with their spread, one table. */
+import { availableParallelism, cpus, totalmem } from 'node:os'
+
+/** A figure of one system in one round. */
+export type Sample = Record<string, number>
+
+export interface Figure {
+  median: number
+  min: number
+  max: number
+}
+
+/**
+ * Runs every contestant once a round, in turn, so that what the machine does besides hits all alike.
+ * Answers, by contestant and figure, the median of the rounds with its spread.
+ */
+export async function interleave(
+  contestants: Record<string, () => Promise<Sample>>,
+  rounds: number,
+): Promise<Record<string, Record<string, Figure>>> {
+  const samples = new Map<string, Sample[]>()
+  for (let round = 1; round <= rounds; round++) {
+    for (const [name, run] of Object.entries(contestants)) {
+      progress(`round ${round}/${rounds}  ${name}`)
+      const sample = await run()
+      samples.set(name, [...(samples.get(name) ?? []), sample])
+    }
+  }
+  progress('')
+  return Object.fromEntries([...samples].map(([name, all]) => [name, summarise(all)]))
+}
+
+function summarise(samples: Sample[]): Record<string, Figure> {
+  const keys = Object.keys(samples[0] ?? {})
+  return Object.fromEntries(keys.map(key => [key, figureOf(samples.map(sample => sample[key]!))]))
+}
+
+export function figureOf(values: number[]): Figure {
+  const sorted = values.toSorted((a, b) => a - b)
+  return { median: percentile(sorted, 0.5), min: sorted[0]!, max: sorted.at(-1)! }
+}
+
+/** @param sorted ascending */
+export function percentile(sorted: readonly number[], share: number): number {
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!
+}
+
+export function latencyOf(values: number[]): { p50: number; p99: number } {
+  const sorted = values.toSorted((a, b) => a - b)
+  return { p50: percentile(sorted, 0.5), p99: percentile(sorted, 0.99) }
+}
+
+/** Runs `task` `count` times with `width` at once. Answers tasks a second. */
+export async function rate(count: number, width: number, task: (index: number) => Promise<unknown>): Promise<number> {
+  let next = 0
+  const begun = performance.now()
+  await Promise.all(
+    Array.from({ length: width }, async () => {
+      while (next < count) await task(next++)
+    }),
+  )
+  return (count / (performance.now() - begun)) * 1000
+}
+
+export function describeMachine(): string {
+  const gib = Math.round(totalmem() / 2 ** 30)
+  return `${availableParallelism()} cores (${cpus()[0]?.model.trim() ?? 'unknown'}), ${gib} GiB, Node ${process.versions.node}`
+}
+
+export interface Line {
+  what: string
+  /** Ours and theirs, in the same unit. */
+  ours: Figure
+  theirs: Figure
+  theirName: string
+  unit: string
+  /** Ours over theirs. For a time, at most `aim`; for a rate, at least. */
+  aim: { atLeast: number } | { atMost: number }
+}
+
+/** Prints one Markdown table, and whether each aim was met. */
+export function printLines(title: string, lines: Line[]) {
+  console.log(`\n${title} (${describeMachine()})\n`)
+  console.log('| figure | Capstan | beside | ratio | aim | met |')
+  console.log('| --- | --- | --- | --- | --- | --- |')
+  for (const line of lines) {
+    const ratio = line.ours.median / line.theirs.median
+    const met = 'atLeast' in line.aim ? ratio >= line.aim.atLeast : ratio <= line.aim.atMost
+    const aim = 'atLeast' in line.aim ? `≥ ${line.aim.atLeast} ×` : `≤ ${line.aim.atMost} ×`
+    console.log(
+      `| ${line.what} | ${show(line.ours, line.unit)} | ${line.theirName} ${show(line.theirs, line.unit)} | ${ratio.toFixed(2)} × | ${aim} | ${met ? 'yes' : 'no'} |`,
+    )
+  }
+}
+
+/** A figure against a fixed bound. */
+export function printBound(what: string, figure: Figure, unit: string, bound: number) {
+  const met = figure.median <= bound ? 'yes' : 'no'
+  console.log(`| ${what} | ${show(figure, unit)} | | | ≤ ${bound} ${unit} | ${met} |`)
+}
+
+export function show(figure: Figure, unit: string): string {
+  const digits = figure.median < 100 ? 2 : 0
+  const text = (value: number) =>
+    value.toLocaleString('en', { maximumFractionDigits: digits, minimumFractionDigits: 0 })
+  return `${text(figure.median)} ${unit} (${text(figure.min)}–${text(figure.max)})`
+}
+
+function progress(text: string) {
+  if (process.stderr.isTTY) process.stderr.write(`\r\x1b[K${text}`)
+}
