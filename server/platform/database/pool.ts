@@ -18,6 +18,9 @@ export interface Queryable {
   ): Promise<{ rows: R[]; rowCount: number }>
 }
 
+/** For statements on tables that are empty one second and hold a million rows the next: no plan is kept for them. */
+export const replan = { replan: true }
+
 /** An open transaction. It ends when the function given to `Database.tx` ends. */
 export interface Tx extends Queryable {
   /** Runs after the commit, never after a rollback: the place to wake whoever reads what was written. */

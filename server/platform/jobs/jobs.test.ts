@@ -9,7 +9,9 @@ import { makeDatabase } from '../database/pool.ts'
 import { uuidv7, uuidv7Floor } from '../ids.ts'
 import { silentLog } from '../log.ts'
 import { makeMetrics } from '../metrics.ts'
+import * as counts from './count-store.ts'
 import { type Jobs, type JobsOptions, jobsParameters, makeJobs } from './jobs.ts'
+import * as lists from './list-store.ts'
 import * as store from './store.ts'
 import { type ClaimedJob, JobCancelled, PermanentFailure, type QueueDefinition, type Settled } from './types.ts'
 import { backoffMs } from './worker.ts'
@@ -69,7 +71,7 @@ let queueNumber = 0
 const newQueue = () => `q${process.pid}_${++queueNumber}`
 
 async function stateOf(id: string) {
-  return (await store.findJob(db, id))?.state
+  return (await lists.findJob(db, id))?.state
 }
 
 test('a job added in a transaction that rolls back is never worked', async () => {
@@ -144,7 +146,7 @@ test('one job whose end cannot be written dies alone', async () => {
     ),
   )
   await until(async () =>
-    (await store.listJobs(db, { owner: undefined, queue, state: undefined, before: undefined, limit: 100 })).every(
+    (await lists.listJobs(db, { owner: undefined, queue, state: undefined, before: undefined, limit: 100 })).every(
       job => job.finished_at,
     ),
   )
@@ -171,8 +173,8 @@ test('a job that fails is tried again after its backoff and dies when its attemp
   const { id } = await jobs.addOne({ queue, payload: null })
   await until(async () => (await stateOf(id)) === 'dead')
   assert.deepEqual(attempts, [1, 2, 3])
-  assert.equal((await store.findJob(db, id))!.error, 'attempt 3')
-  const recorded = await store.listAttempts(db, id)
+  assert.equal((await lists.findJob(db, id))!.error, 'attempt 3')
+  const recorded = await lists.listAttempts(db, id)
   assert.deepEqual(
     recorded.map(row => [row.attempt, row.outcome, row.error]),
     [
@@ -196,7 +198,7 @@ test('a permanent failure is not tried again', async () => {
   ])
   const { id } = await jobs.addOne({ queue, payload: null })
   await until(async () => (await stateOf(id)) === 'dead')
-  assert.equal((await store.findJob(db, id))!.attempt, 1)
+  assert.equal((await lists.findJob(db, id))!.attempt, 1)
   await stop()
 })
 
@@ -218,7 +220,7 @@ test('a dead job that is retried gets all its attempts again and keeps its histo
   fail = false
   await db.tx(tx => jobs.retry(tx, id))
   await until(async () => (await stateOf(id)) === 'succeeded')
-  assert.equal((await store.listAttempts(db, id)).length, 1)
+  assert.equal((await lists.listAttempts(db, id)).length, 1)
   await assert.rejects(
     db.tx(tx => jobs.retry(tx, id)),
     { code: 'job_not_retriable' },
@@ -344,7 +346,7 @@ test('a waiting job is cancelled at once, a running one is asked to stop, on ano
   assert.equal(await db.tx(tx => other.jobs.cancel(tx, running.id)), 'requested')
   await until(async () => (await stateOf(running.id)) === 'cancelled')
   assert.equal(await stateOf(waiting.id), 'cancelled')
-  assert.deepEqual((await store.findJob(db, running.id))!.result, { partly: true })
+  assert.deepEqual((await lists.findJob(db, running.id))!.result, { partly: true })
   assert.deepEqual(
     settled.map(one => one.state),
     ['cancelled', 'cancelled'],
@@ -386,10 +388,10 @@ test('a dead worker’s jobs are taken over, and what it still says about them i
   const second = await makeProcess([make('second', false)])
   await until(async () => (await Promise.all(added.map(job => stateOf(job.id)))).every(state => state === 'succeeded'))
   release.resolve()
-  const jobs = await Promise.all(added.map(job => store.findJob(db, job.id)))
+  const jobs = await Promise.all(added.map(job => lists.findJob(db, job.id)))
   assert.ok(jobs.every(job => job!.result === 'second' && job!.attempt === 2))
   assert.deepEqual(
-    (await store.listAttempts(db, added[0]!.id)).map(row => row.outcome),
+    (await lists.listAttempts(db, added[0]!.id)).map(row => row.outcome),
     ['lost'],
   )
   await second.stop()
@@ -417,7 +419,7 @@ test('a worker that was declared dead but lives drops its jobs and goes on under
   await db.query(`update jobs.workers set dead_at = now() where queues = array[$1]`, [queue])
   await until(async () => (await stateOf(id)) === 'succeeded')
   assert.deepEqual(aborted, ['lease_lost'])
-  assert.equal((await store.findJob(db, id))!.result, 'done')
+  assert.equal((await lists.findJob(db, id))!.result, 'done')
   await stop()
 })
 
@@ -434,10 +436,10 @@ test('stopping waits for what runs and hands back what does not end in time, wit
   await until(async () => (await stateOf(slow!.id)) === 'running' && (await stateOf(quick!.id)) === 'running')
   await first.stop(400)
   assert.equal(await stateOf(quick!.id), 'succeeded')
-  const back = (await store.findJob(db, slow!.id))!
+  const back = (await lists.findJob(db, slow!.id))!
   assert.deepEqual([back.state, back.attempt], ['waiting', 0])
   assert.deepEqual(
-    (await store.listAttempts(db, slow!.id)).map(row => row.outcome),
+    (await lists.listAttempts(db, slow!.id)).map(row => row.outcome),
     ['handed_back'],
   )
 })
@@ -499,8 +501,8 @@ test('counts are the sum of what happened', async () => {
   await until(async () =>
     (await Promise.all(added.map(job => stateOf(job.id)))).every(state => state !== 'running' && state !== 'waiting'),
   )
-  await db.tx(store.foldDeltas)
-  const row = (await store.listQueues(db)).find(each => each.name === queue)!
+  await db.tx(counts.foldDeltas)
+  const row = (await lists.listQueues(db)).find(each => each.name === queue)!
   assert.deepEqual([row.added, row.succeeded, row.dead, row.cancelled], [30, 20, 10, 0])
   await stop()
 })
@@ -513,7 +515,7 @@ test('old days are dropped whole, young ones kept', async () => {
      values ($1, 'old', 0, 'succeeded', '1', 1, 1, now(), now())`,
     [old],
   )
-  const dropped = await db.tx(tx => store.dropOldDays(tx, 30))
+  const dropped = await db.tx(tx => counts.dropOldDays(tx, 30))
   assert.equal(dropped.length, 1)
   assert.equal(await stateOf(old), undefined)
 })

@@ -13,7 +13,10 @@ import { type Database, isConnectionLoss, type Queryable, type Tx } from '../dat
 import { uuidv7 } from '../ids.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
+import * as counts from './count-store.ts'
 import { errors } from './errors.ts'
+import * as leases from './lease-store.ts'
+import * as lists from './list-store.ts'
 import { makeJobMetrics } from './metrics.ts'
 import * as store from './store.ts'
 import type { NewJob, QueueDefinition, Settled } from './types.ts'
@@ -141,7 +144,7 @@ export function makeJobs(options: JobsOptions): Jobs {
   async function cancel(tx: Tx, id: string): Promise<'cancelled' | 'requested'> {
     const job = await store.lockActive(tx, id)
     if (!job) {
-      const ended = await store.findJob(tx, id)
+      const ended = await lists.findJob(tx, id)
       throw ended ? errors.jobEnded(ended.state) : errors.jobNotFound()
     }
     if (job.worker !== null) {
@@ -174,7 +177,7 @@ export function makeJobs(options: JobsOptions): Jobs {
   async function retry(tx: Tx, id: string) {
     const job = await store.deleteFinished(tx, id)
     if (!job) {
-      const found = await store.findJob(tx, id)
+      const found = await lists.findJob(tx, id)
       throw found ? errors.jobNotRetriable(found.state) : errors.jobNotFound()
     }
     await store.insertAttempt(tx, {
@@ -203,7 +206,7 @@ export function makeJobs(options: JobsOptions): Jobs {
   // Holding jobs
 
   async function register() {
-    await store.insertWorker(db, { id: workerId, host: hostname(), pid: process.pid, queues: [...workers.keys()] })
+    await leases.insertWorker(db, { id: workerId, host: hostname(), pid: process.pid, queues: [...workers.keys()] })
     lastBeat = Date.now()
     beatingSince = lastBeat
   }
@@ -211,7 +214,7 @@ export function makeJobs(options: JobsOptions): Jobs {
   async function beat() {
     const sentAt = Date.now()
     const running = Object.fromEntries([...workers].map(([queue, worker]) => [queue, worker.running]))
-    if (await store.beat(db, { id: workerId, running })) {
+    if (await leases.beat(db, { id: workerId, running })) {
       if (sentAt - lastBeat > leaseMs) beatingSince = sentAt
       lastBeat = sentAt
       await stopCancelled()
@@ -237,7 +240,7 @@ export function makeJobs(options: JobsOptions): Jobs {
   /** Takes back the jobs of dead workers, for the queues this process knows. */
   async function reclaim() {
     if (Date.now() - beatingSince < leaseMs && workers.size > 0) return
-    const dead = (await store.findDeadWorkers(db, leaseMs)).filter(id => !reclaimed.has(id))
+    const dead = (await leases.findDeadWorkers(db, leaseMs)).filter(id => !reclaimed.has(id))
     if (dead.length > 0) await takeBackFrom(dead)
     for (const id of dead) reclaimed.add(id)
   }
@@ -246,7 +249,7 @@ export function makeJobs(options: JobsOptions): Jobs {
     const given = { workers: dead, queues: [...definitions.keys()], limit: reclaimMax }
     for (;;) {
       const held = await db.tx(async tx => {
-        const rows = await store.lockHeldBy(tx, given)
+        const rows = await leases.lockHeldBy(tx, given)
         for (const [queue, group] of Map.groupBy(rows, row => row.queue)) await takeBack(tx, queue, group)
         return rows
       })
@@ -256,7 +259,7 @@ export function makeJobs(options: JobsOptions): Jobs {
     }
   }
 
-  async function takeBack(tx: Tx, queue: string, rows: store.HeldRow[]) {
+  async function takeBack(tx: Tx, queue: string, rows: leases.HeldRow[]) {
     const message = 'Its worker died.'
     const ends = rows
       .filter(row => row.cancel_requested || row.attempt >= row.attempts_max)
@@ -293,8 +296,8 @@ export function makeJobs(options: JobsOptions): Jobs {
   }
 
   async function count() {
-    await db.tx(store.foldDeltas)
-    depths = await store.countUnfinished(db)
+    await db.tx(counts.foldDeltas)
+    depths = await counts.countUnfinished(db)
   }
 
   function wakeAll() {
@@ -302,11 +305,11 @@ export function makeJobs(options: JobsOptions): Jobs {
   }
 
   async function clean() {
-    await store.forgetDeadWorkers(db)
-    await store.makeDays(db)
-    const dropped = await db.tx(tx => store.dropOldDays(tx, options.keepDays))
+    await leases.forgetDeadWorkers(db)
+    await counts.makeDays(db)
+    const dropped = await db.tx(tx => counts.dropOldDays(tx, options.keepDays))
     if (dropped.length > 0) log.info({ dropped }, 'dropped old finished jobs')
-    const orphans = await store.findUnknownHolders(db)
+    const orphans = await leases.findUnknownHolders(db)
     if (orphans.length > 0) await takeBackFrom(orphans)
   }
 
@@ -342,7 +345,7 @@ export function makeJobs(options: JobsOptions): Jobs {
     addOne: job => adds.push(job),
     cancel,
     retry,
-    countOwned: store.countOwned,
+    countOwned: counts.countOwned,
     depth: queue => depths.get(queue) ?? 0,
     async start({ work }) {
       if (work) {
@@ -390,7 +393,7 @@ export function makeJobs(options: JobsOptions): Jobs {
       }
       stopping = true
       for (const timer of timers) clearTimeout(timer)
-      if (workers.size > 0) await guarded(() => store.deleteWorker(db, workerId), 'sign off')
+      if (workers.size > 0) await guarded(() => leases.deleteWorker(db, workerId), 'sign off')
       bus.publish(wakeChannel, [...workers.keys()])
     },
   }

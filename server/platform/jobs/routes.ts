@@ -7,7 +7,7 @@ import type { HttpApp } from '../http/server.ts'
 import { isUuid } from '../ids.ts'
 import { errors } from './errors.ts'
 import type { Jobs } from './jobs.ts'
-import * as store from './store.ts'
+import * as lists from './list-store.ts'
 
 export const jobScopes = ['jobs:read', 'jobs:write'] as const
 
@@ -75,15 +75,15 @@ export function addJobRoutes(app: HttpApp, jobs: Jobs) {
   const read = { access: 'user', scope: 'jobs:read' } as const
   const write = { access: 'user', scope: 'jobs:write' } as const
 
-  async function getJob(caller: Caller, id: string): Promise<store.JobRow> {
-    const job = await store.findJob(db, id)
+  async function getJob(caller: Caller, id: string): Promise<lists.JobRow> {
+    const job = await lists.findJob(db, id)
     if (!job || (job.owner !== caller.userId && caller.role !== 'admin')) throw errors.jobNotFound()
     return job
   }
 
   async function getWithHistory(caller: Caller, id: string): Promise<Static<typeof JobWithHistory>> {
     const job = await getJob(caller, id)
-    return showWithHistory(job, await store.listAttempts(db, id))
+    return showWithHistory(job, await lists.listAttempts(db, id))
   }
 
   app.get(
@@ -107,7 +107,7 @@ export function addJobRoutes(app: HttpApp, jobs: Jobs) {
       const { queue, state, cursor, limit } = request.query
       const before = decodeCursor(cursor, isIdCursor)?.[0]
       const owner = caller.role === 'admin' ? undefined : caller.userId
-      const rows = await store.listJobs(db, { owner, queue, state, before, limit })
+      const rows = await lists.listJobs(db, { owner, queue, state, before, limit })
       return { jobs: rows.map(show), next_cursor: rows.length === limit ? encodeCursor([rows.at(-1)!.id]) : null }
     },
   )
@@ -140,8 +140,8 @@ export function addJobRoutes(app: HttpApp, jobs: Jobs) {
         const { body } = await idempotently(db, idempotencyKeyOf(request), async tx => {
           if (action === 'retry') await jobs.retry(tx, id)
           else await jobs.cancel(tx, id)
-          const job = (await store.findJob(tx, id))!
-          return { status: 202, body: showWithHistory(job, await store.listAttempts(tx, id)) }
+          const job = (await lists.findJob(tx, id))!
+          return { status: 202, body: showWithHistory(job, await lists.listAttempts(tx, id)) }
         })
         return reply.status(202).send(body)
       },
@@ -158,7 +158,7 @@ export function addJobRoutes(app: HttpApp, jobs: Jobs) {
         response: { 200: Type.Object({ queues: Type.Array(Queue) }) },
       },
     },
-    async () => ({ queues: (await store.listQueues(db)).map(showQueue) }),
+    async () => ({ queues: (await lists.listQueues(db)).map(showQueue) }),
   )
 }
 
@@ -166,7 +166,7 @@ function isIdCursor(values: readonly unknown[]): values is [string] {
   return values.length === 1 && typeof values[0] === 'string' && isUuid(values[0])
 }
 
-function show(job: store.JobRow): Static<typeof Job> {
+function show(job: lists.JobRow): Static<typeof Job> {
   return {
     id: job.id,
     queue: job.queue,
@@ -186,7 +186,7 @@ function show(job: store.JobRow): Static<typeof Job> {
   }
 }
 
-function showWithHistory(job: store.JobRow, attempts: store.AttemptRow[]): Static<typeof JobWithHistory> {
+function showWithHistory(job: lists.JobRow, attempts: lists.AttemptRow[]): Static<typeof JobWithHistory> {
   const startedMs = job.started_at?.getTime()
   return {
     ...show(job),
@@ -205,7 +205,7 @@ function showWithHistory(job: store.JobRow, attempts: store.AttemptRow[]): Stati
   }
 }
 
-function showQueue(row: store.QueueRow): Static<typeof Queue> {
+function showQueue(row: lists.QueueRow): Static<typeof Queue> {
   return {
     name: row.name,
     depth: Math.max(0, row.added - row.succeeded - row.dead - row.cancelled),

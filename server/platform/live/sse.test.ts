@@ -176,3 +176,20 @@ test('both routes are in the OpenAPI document', async () => {
   assert.match(paths['/v1/live']!.get!.summary!, /WebSocket/)
   assert.match(paths[path]!.get!.summary!, /event stream/)
 })
+
+test('a reader who does not read holds up no stop', async () => {
+  const instance = await makeInstance({
+    db,
+    sources: [source],
+    settings: { LIVE_BUFFER_BYTES: 100_000_000 },
+    options: { leaveMs: 100 },
+  })
+  const stream = await openStream(instance.host, `${path}?topic=runs/stalled`, { authorization })
+  stream.response.pause()
+  await source.append('stalled', Array(100).fill({ data: 'x'.repeat(200_000) }))
+  instance.live.wake(['runs/stalled'])
+  const delivered = instance.metrics.registry.getSingleMetric('capstan_live_events_delivered')!
+  await eventually(async () => ((await delivered.get()).values[0]?.value ?? 0) > 0, 'its buffers fill')
+  await instance.live.stop()
+  assert.equal(instance.live.connections, 0)
+})
