@@ -5,7 +5,6 @@
  * States of a job: waiting or delayed → running → succeeded, dead or cancelled; running → waiting or delayed when it
  * failed with attempts left, when its worker died, or when it was handed back.
  */
-import { hostname } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { makeBatcher } from '../batch.ts'
 import type { Bus } from '../bus.ts'
@@ -15,6 +14,7 @@ import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import * as counts from './count-store.ts'
 import { errors } from './errors.ts'
+import { makeLease } from './lease.ts'
 import * as leases from './lease-store.ts'
 import * as lists from './list-store.ts'
 import { makeJobMetrics } from './metrics.ts'
@@ -96,10 +96,7 @@ export function makeJobs(options: JobsOptions): Jobs {
   const timers = new Set<NodeJS.Timeout>()
   const reclaimed = new Set<string>()
   let depths = new Map<string, number>()
-  let workerId = uuidv7()
-  let lastBeat = 0
-  /** Since when heartbeats have gone through without a break; a process just back from an outage declares nobody dead. */
-  let beatingSince = 0
+  const lease = makeLease({ db, log, leaseMs, workers })
   let stopping = false
 
   const definitionOf = (queue: string): QueueDefinition => {
@@ -205,26 +202,9 @@ export function makeJobs(options: JobsOptions): Jobs {
 
   // Holding jobs
 
-  async function register() {
-    await leases.insertWorker(db, { id: workerId, host: hostname(), pid: process.pid, queues: [...workers.keys()] })
-    lastBeat = Date.now()
-    beatingSince = lastBeat
-  }
-
   async function beat() {
-    const sentAt = Date.now()
-    const running = Object.fromEntries([...workers].map(([queue, worker]) => [queue, worker.running]))
-    if (await leases.beat(db, { id: workerId, running })) {
-      if (sentAt - lastBeat > leaseMs) beatingSince = sentAt
-      lastBeat = sentAt
-      await stopCancelled()
-      return
-    }
-    log.warn({ worker: workerId }, 'this worker was declared dead; its jobs are others’ now')
-    for (const worker of workers.values()) worker.abortAll('lease_lost')
-    workerId = uuidv7()
-    await register()
-    wakeAll()
+    await lease.beat()
+    await stopCancelled()
   }
 
   async function stopCancelled() {
@@ -239,7 +219,7 @@ export function makeJobs(options: JobsOptions): Jobs {
 
   /** Takes back the jobs of dead workers, for the queues this process knows. */
   async function reclaim() {
-    if (Date.now() - beatingSince < leaseMs && workers.size > 0) return
+    if (workers.size > 0 && lease.steadyMs < leaseMs) return
     const dead = (await leases.findDeadWorkers(db, leaseMs)).filter(id => !reclaimed.has(id))
     if (dead.length > 0) await takeBackFrom(dead)
     for (const id of dead) reclaimed.add(id)
@@ -359,13 +339,13 @@ export function makeJobs(options: JobsOptions): Jobs {
               db,
               log,
               metrics,
-              workerId: () => workerId,
-              leaseHolds: () => Date.now() - lastBeat < leaseMs * 0.75,
+              workerId: () => lease.id,
+              leaseHolds: () => lease.holds,
               onSaturated: () => bus.publish(wakeChannel, [definition.name]),
             }),
           )
         }
-        await register()
+        await lease.register()
         every(heartbeatMs, beat, 'renew the lease of this worker')
         bus.subscribe(cancelChannel, ids => ids.forEach(abortEverywhere))
         bus.subscribe(wakeChannel, queues => {
@@ -393,7 +373,7 @@ export function makeJobs(options: JobsOptions): Jobs {
       }
       stopping = true
       for (const timer of timers) clearTimeout(timer)
-      if (workers.size > 0) await guarded(() => leases.deleteWorker(db, workerId), 'sign off')
+      if (workers.size > 0) await guarded(lease.signOff, 'sign off')
       bus.publish(wakeChannel, [...workers.keys()])
     },
   }
