@@ -149,6 +149,10 @@ function addSocketRoute(app: HttpApp, deps: SocketDeps) {
       if (!request.ws) throw errors.upgradeRequired()
       admitHandshake(deps, request)
     },
+    // A handshake refused by the guard, which comes before the plugin's hooks, would leave its socket open for ever.
+    onResponse: async request => {
+      if (request.headers.upgrade !== undefined) request.raw.socket.destroy()
+    },
     handler: async () => {
       throw errors.upgradeRequired()
     },

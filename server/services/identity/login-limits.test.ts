@@ -136,7 +136,7 @@ test('0 is no limit', async () => {
 })
 
 test('more passwords than may wait are refused with 503, and those that wait are served', async () => {
-  const narrow = await makeTestServer(database, { environment: { PASSWORD_QUEUE_MAX: '2' }, withoutBus: true, log: (await import('#platform/log.ts')).makeLog('error') })
+  const narrow = await makeTestServer(database, { environment: { PASSWORD_QUEUE_MAX: '2' }, withoutBus: true })
   const user = await signUp(narrow)
   const answers = await Promise.all(Array.from({ length: 30 }, () => status(narrow, user.username, user.password)))
   assert.deepEqual([...new Set(answers)].sort(), [200, 503])

@@ -152,7 +152,8 @@ export async function forgetRegistrationKeys(db: Queryable, given: { hours: numb
   const { rowCount } = await db.query(
     `update identity.users set registration_key = null where id in (
        select id from identity.users
-       where registration_key is not null and created_at < now() - make_interval(hours => $1) limit $2)`,
+       where registration_key is not null and created_at < now() - make_interval(hours => $1) limit $2
+       for no key update skip locked)`,
     [given.hours, given.limit],
   )
   return rowCount
@@ -227,16 +228,19 @@ export async function deleteSessions(
 
 export async function deleteExpiredSessions(db: Queryable, given: { before: Date; limit: number }): Promise<number> {
   const { rowCount } = await db.query(
-    `delete from identity.sessions where id in (select id from identity.sessions where expires_at < $1 limit $2)`,
+    `delete from identity.sessions where id in (
+       select id from identity.sessions where expires_at < $1 limit $2 for update skip locked)`,
     [given.before, given.limit],
   )
   return rowCount
 }
 
 export async function touchSessions(db: Queryable, uses: readonly { sessionId: string; usedAt: Date }[]) {
+  // What somebody else holds is left out: this is not worth waiting for, nor a deadlock.
   await db.query(
-    `update identity.sessions s set last_used_at = greatest(s.last_used_at, use.at)
-     from unnest($1::uuid[], $2::timestamptz[]) as use (id, at) where s.id = use.id`,
+    `with held as (select id from identity.sessions where id = any($1) for no key update skip locked)
+     update identity.sessions s set last_used_at = greatest(s.last_used_at, use.at)
+     from held join unnest($1::uuid[], $2::timestamptz[]) as use (id, at) using (id) where s.id = held.id`,
     [uses.map(use => use.sessionId), uses.map(use => use.usedAt)],
   )
 }
@@ -272,7 +276,7 @@ export async function deleteOldRevocations(db: Queryable, given: { minutes: numb
   const { rowCount } = await db.query(
     `delete from identity.revoked_sessions where session_id in (
        select session_id from identity.revoked_sessions
-       where revoked_at < now() - make_interval(mins => $1) limit $2)`,
+       where revoked_at < now() - make_interval(mins => $1) limit $2 for update skip locked)`,
     [given.minutes, given.limit],
   )
   return rowCount
@@ -348,8 +352,9 @@ export async function deleteApiKey(db: Queryable, given: { id: string; userId: s
 
 export async function touchApiKeys(db: Queryable, uses: readonly { id: string; usedAt: Date }[]) {
   await db.query(
-    `update identity.api_keys k set last_used_at = greatest(k.last_used_at, use.at)
-     from unnest($1::uuid[], $2::timestamptz[]) as use (id, at) where k.id = use.id`,
+    `with held as (select id from identity.api_keys where id = any($1) for no key update skip locked)
+     update identity.api_keys k set last_used_at = greatest(k.last_used_at, use.at)
+     from held join unnest($1::uuid[], $2::timestamptz[]) as use (id, at) using (id) where k.id = held.id`,
     [uses.map(use => use.id), uses.map(use => use.usedAt)],
   )
 }
@@ -410,10 +415,13 @@ export async function countAttempts(db: Queryable, given: { subjects: readonly s
 
 /** One attempt of both; with `all`, the account's whole allowance. */
 export async function giveBackAttempts(db: Queryable, given: { account: string; address: string; all: boolean }) {
+  // Locked in the order in which `countAttempts` locks them, so that the two cannot deadlock.
   await db.query(
-    `update identity.login_attempts
-     set attempts = case when subject = $1 and $3 then 0 else greatest(attempts - 1, 0) end
-     where subject in ($1, $2)`,
+    `with held as (
+       select subject from identity.login_attempts where subject in ($1, $2) order by subject for no key update)
+     update identity.login_attempts a
+     set attempts = case when a.subject = $1 and $3 then 0 else greatest(a.attempts - 1, 0) end
+     from held where a.subject = held.subject`,
     [given.account, given.address, given.all],
   )
 }
@@ -421,7 +429,7 @@ export async function giveBackAttempts(db: Queryable, given: { account: string; 
 export async function deleteOldAttempts(db: Queryable, limit: number): Promise<number> {
   const { rowCount } = await db.query(
     `delete from identity.login_attempts where subject in (
-       select subject from identity.login_attempts where resets_at < now() limit $1)`,
+       select subject from identity.login_attempts where resets_at < now() limit $1 for update skip locked)`,
     [limit],
   )
   return rowCount

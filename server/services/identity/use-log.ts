@@ -13,8 +13,7 @@ export function makeUseLog(write: (uses: { id: string; usedAt: Date }[]) => Prom
       used.set(id, atMs)
     },
     async flush() {
-      // In order of id, so that two processes which write the same rows cannot deadlock.
-      const uses = [...used].sort(([a], [b]) => (a < b ? -1 : 1)).map(([id, atMs]) => ({ id, usedAt: new Date(atMs) }))
+      const uses = [...used].map(([id, atMs]) => ({ id, usedAt: new Date(atMs) }))
       used = new Map()
       for (let at = 0; at < uses.length; at += batchSize) await write(uses.slice(at, at + batchSize))
     },

@@ -107,6 +107,7 @@ export class Box {
     options.slot.launch(options.launch)
     // Its shell gone, bwrap goes too, perhaps before it could open the pipes.
     options.slot.exited.then(() => this.failStart(options.slot.complaint()))
+    options.slot.onRefusal = (reason) => this.failStart(reason)
   }
 
   /** Puts files into the box. From here on it is used. */

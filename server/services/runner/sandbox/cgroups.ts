@@ -33,6 +33,8 @@ export interface Groups {
   readonly limitsProcesses: boolean
   readonly countsCpu: boolean
   make(name: string): Group
+  /** Resolves when what dead owners left is gone. */
+  readonly swept: Promise<unknown>
   close(): Promise<void>
 }
 
@@ -99,11 +101,12 @@ function ownFolder(mount: Mount, root: string): string {
 function openVersion1(mounts: Mount[], options: GroupsOptions): Groups {
   const owner = makeOwnerName()
   const folders: Record<string, string> = {}
+  const sweeping: Promise<void>[] = []
   for (const controller of ['memory', 'pids', 'cpuacct']) {
     const mount = mounts.find((candidate) => candidate.controllers.includes(controller))
     if (!mount) continue
     const base = options.parent ? join(mount.point, options.parent) : ownFolder(mount, options.root ?? '/')
-    sweep(base)
+    sweeping.push(sweep(base))
     const folder = join(base, owner)
     try {
       mkdirSync(folder, { recursive: true })
@@ -117,6 +120,7 @@ function openVersion1(mounts: Mount[], options: GroupsOptions): Groups {
     limitsProcesses: folders.pids !== undefined,
     countsCpu: folders.cpuacct !== undefined,
     make: (name) => makeGroup1(folders, name),
+    swept: Promise.all(sweeping),
     close: async () => {
       await Promise.all([...new Set(Object.values(folders))].map(removeTree))
     },
@@ -176,7 +180,7 @@ function setMemory1(folder: string, bytes: number): void {
 
 function openVersion2(mount: Mount, options: GroupsOptions): Groups | { reason: string } {
   const base = options.parent ? join(mount.point, options.parent) : ownFolder(mount, options.root ?? '/')
-  sweep(base)
+  const swept = sweep(base)
   const offered = readText(join(base, 'cgroup.controllers')).trim().split(/\s+/)
   if (!offered.includes('memory')) return { reason: `the cgroup ${base} offers no memory controller` }
   const wanted = ['memory', 'pids', 'cpu'].filter((name) => offered.includes(name))
@@ -189,6 +193,7 @@ function openVersion2(mount: Mount, options: GroupsOptions): Groups | { reason: 
     limitsProcesses: wanted.includes('pids'),
     countsCpu: true,
     make: (name) => makeGroup2(join(folder, name), wanted),
+    swept,
     close: () => removeTree(folder),
   }
 }
@@ -311,11 +316,11 @@ function openQuietly(file: string): number | null {
 }
 
 /** Removes the folders of owners that died without doing so, and what still runs in them. */
-function sweep(base: string): void {
+async function sweep(base: string): Promise<void> {
   if (!existsSync(base)) return
-  for (const name of readdirSync(base)) {
-    if (isOrphan(name)) void removeTree(join(base, name))
-  }
+  const orphans = readdirSync(base).filter(isOrphan)
+  // Somebody else may be sweeping too, and the next start tries again.
+  await Promise.allSettled(orphans.map((name) => removeTree(join(base, name))))
 }
 
 async function removeTree(folder: string): Promise<void> {

@@ -72,18 +72,25 @@ export async function openHost(
   if (!bwrap) return { reason: 'bubblewrap (bwrap) is not installed' }
   let reason = ''
   for (const mode of modes(options)) {
-    let host: Host | undefined
+    // What was made is undone in the reverse order, when the host closes or turns out not to work.
+    const undo: Undo[] = []
     try {
-      host = await makeHost(await prepare(options, mode, bwrap))
+      const host = await makeHost(await prepare(options, mode, bwrap, undo), undo)
       await probe(host)
       return host
     } catch (error) {
       // The first way is the one that should have worked.
       reason ||= (error as Error).message
-      await host?.close()
+      await undoAll(undo)
     }
   }
   return { reason }
+}
+
+type Undo = () => unknown
+
+async function undoAll(undo: Undo[]): Promise<void> {
+  for (const step of undo.splice(0).reverse()) await step()
 }
 
 function modes({ cgroups }: SandboxOptions): Mode[] {
@@ -93,11 +100,13 @@ function modes({ cgroups }: SandboxOptions): Mode[] {
   return all.filter((mode) => (cgroups !== 'none' || !mode.groups) && (isRoot() || !mode.mountNamespace))
 }
 
-async function prepare(options: SandboxOptions, mode: Mode, bwrap: string): Promise<Ground> {
+async function prepare(options: SandboxOptions, mode: Mode, bwrap: string, undo: Undo[]): Promise<Ground> {
   const drop = isRoot() ? { uid: options.hostUid ?? NOBODY, gid: options.hostUid ?? NOBODY } : null
   const folder = makeFolder(options.directory ?? tmpdir(), drop?.gid ?? null)
+  undo.push(() => rmSync(folder, { recursive: true, force: true }))
   const opened = mode.groups ? openGroups({ parent: options.cgroupParent }) : { reason: 'cgroups are switched off' }
   const groups = 'reason' in opened ? null : opened
+  undo.push(() => groups?.close())
   const filter = makeSeccompFilter({ arch: arch(), denyUncountedMemory: groups === null })
   const seccompFile = filter ? join(folder, 'seccomp') : null
   if (filter && seccompFile) writeFileSync(seccompFile, filter, { mode: 0o644 })
@@ -107,13 +116,18 @@ async function prepare(options: SandboxOptions, mode: Mode, bwrap: string): Prom
   return { options, mode, folder, bwrap, bwrapHelp, drop, groups, groupsMissing, traits: await shellTraits(), seccompFile }
 }
 
-async function makeHost(ground: Ground): Promise<Host> {
+async function makeHost(ground: Ground, undo: Undo[]): Promise<Host> {
   const { options, folder, drop, groups, mode } = ground
   const mounts = mode.mountNamespace ? await startMountHolder() : null
+  undo.push(() => mounts?.close())
   const layout = makeLayout(ground, mounts?.pid ?? null)
   const idle: Slot[] = []
   const busy = new Set<Promise<void>>()
   let count = 0
+  undo.push(async () => {
+    await Promise.all(busy)
+    await Promise.all(idle.splice(0).map((slot) => slot.retire()))
+  })
 
   async function takeSlot(): Promise<Slot> {
     for (let slot = idle.pop(); slot; slot = idle.pop()) {
@@ -139,7 +153,8 @@ async function makeHost(ground: Ground): Promise<Host> {
   return {
     facts: describe(ground),
     async makeBox(kind, limits) {
-      const [argsFile, slot] = await Promise.all([layout.argsFile(kind), takeSlot()])
+      const argsFile = await layout.argsFile(kind)
+      const slot = await takeSlot()
       const launch = { bwrap: ground.bwrap, argsFile, seccompFile: ground.seccompFile, shell: SHELL }
       const box = new Box({ slot, launch, limits, clock: options.clock ?? (() => performance.now()) })
       const freed = giveBack(box, slot).finally(() => busy.delete(freed))
@@ -148,13 +163,7 @@ async function makeHost(ground: Ground): Promise<Host> {
       return box
     },
     scriptTraits: (limits) => scriptTraits(ground, limits),
-    async close() {
-      await Promise.all(busy)
-      await Promise.all(idle.splice(0).map((slot) => slot.retire()))
-      await mounts?.close()
-      await groups?.close()
-      rmSync(folder, { recursive: true, force: true })
-    },
+    close: () => undoAll(undo),
   }
 }
 
@@ -237,7 +246,7 @@ function readableByAll(path: string): boolean {
     if ((statSync(folder).mode & 0o001) === 0) return false
     if (folder === '/') break
   }
-  return (statSync(real).mode & 0o004) !== 0
+  return (statSync(real).mode & (statSync(real).isDirectory() ? 0o001 : 0o004)) !== 0
 }
 
 function scriptTraits({ groups, traits }: Ground, limits: Limits): ReturnType<Host['scriptTraits']> {
@@ -268,6 +277,10 @@ function makeFolder(parent: string, group: number | null): string {
   if (group === null) return folder
   chownSync(folder, 0, group)
   chmodSync(folder, 0o710)
+  if (!readableByAll(parent)) {
+    rmSync(folder, { recursive: true, force: true })
+    throw errors.setupFailed(`programs are another user of the host, who cannot reach ${parent}`)
+  }
   return folder
 }
 

@@ -24,7 +24,9 @@ function startTime(pid: number): number | null {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'latin1')
     // The name in brackets may hold spaces, so count the fields from behind it.
-    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19])
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    // A zombie is dead; it only waits to be asked how it died.
+    return fields[0] === 'Z' || fields[0] === 'X' ? null : Number(fields[19])
   } catch {
     return null
   }

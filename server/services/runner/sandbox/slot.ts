@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import type { Group } from './cgroups.ts'
 import { withoutInherited } from './descriptors.ts'
+import { errors } from './errors.ts'
 import { quote } from './script.ts'
 
 // A slot is where boxes are made, one after another: a shell outside the boxes, its cgroup, and four named pipes. The
@@ -45,6 +46,8 @@ export interface Slot {
   readonly exited: Promise<void>
   /** What the shell said last; the reason, where it died. */
   complaint(): string
+  /** Called when the shell could not do what it was told, as with a pipe that it may not open. */
+  onRefusal: ((reason: string) => void) | null
   /** Makes a box, once the last one is reaped. */
   launch(launch: Launch): void
   /** Lets a program that is our own user undo nothing for the next. */
@@ -61,6 +64,8 @@ export async function makeSlot(options: SlotOptions): Promise<Slot> {
   let complaint = ''
   child.stderr?.setEncoding('utf8').on('data', (text: string) => {
     complaint = (complaint + text).slice(-2000)
+    // Its own complaints begin with its name and a line; of a killed bwrap it says but a word.
+    if (/^.*: (line )?\d+: /m.test(text)) slot.onRefusal?.(text.trim())
   })
   const exited = ended(child).then((reason) => {
     alive = false
@@ -68,8 +73,8 @@ export async function makeSlot(options: SlotOptions): Promise<Slot> {
   })
   // Orders to a shell that just died are lost with it; its exit tells the rest.
   child.stdin?.on('error', () => {})
-  if (child.pid !== undefined) await group?.admit(child.pid)
-  return {
+  const slot: Slot = {
+    onRefusal: null,
     pipes,
     group,
     get alive() {
@@ -87,6 +92,14 @@ export async function makeSlot(options: SlotOptions): Promise<Slot> {
       await group?.remove()
     },
   }
+  try {
+    if (child.pid !== undefined) await group?.admit(child.pid)
+  } catch (error) {
+    await slot.retire()
+    // A shell that could not become what it should be is gone before it can be moved.
+    throw errors.setupFailed(complaint.trim() || (error as Error).message)
+  }
+  return slot
 }
 
 function startShell({ shell, drop, mountsOf }: SlotOptions): ChildProcess {
