@@ -330,24 +330,30 @@ async function othersConnected(socketDir: string): Promise<boolean> {
   }
 }
 
-/** One process at a time. A lock whose holder is gone is taken over. */
+/** Lock files this process holds: its own number in one it does not hold is left from a process of the same number. */
+const heldHere = new Set<string>()
+
+/** One at a time. A lock whose holder is gone is taken over. */
 async function withLockFile(file: string, action: () => Promise<void>) {
   const deadline = Date.now() + startTimeoutMs
   for (;;) {
     try {
       await writeFile(file, `${process.pid}`, { flag: 'wx' })
+      heldHere.add(file)
       break
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
     }
     const holder = Number(await readFile(file, 'utf8').catch(() => ''))
-    if (holder > 0 && (!isAlive(holder) || holder === process.pid)) await rm(file, { force: true })
+    const isStale = holder === process.pid ? !heldHere.has(file) : !isAlive(holder)
+    if (holder > 0 && isStale) await rm(file, { force: true })
     else if (Date.now() > deadline) throw new EmbeddedError(`Another process (${holder}) holds ${file} for too long.`)
     else await sleep(30)
   }
   try {
     await action()
   } finally {
+    heldHere.delete(file)
     await rm(file, { force: true })
   }
 }

@@ -40,7 +40,10 @@ export interface Live {
   /** Adds `GET /v1/live` (WebSocket) and `GET /v1/live/events`. */
   routes(app: HttpApp): Promise<void>
   start(): Promise<void>
-  /** Tells all clients that the server stops, closes their connections and resolves when all are gone. */
+  /**
+   * Tells all clients that the server stops, closes their connections and resolves when all are gone. The HTTP
+   * server's own close waits for it, as streams are requests that do not end by themselves.
+   */
   stop(): Promise<void>
   /** Clients connected to this process. */
   readonly connections: number
@@ -97,8 +100,6 @@ export function makeLive(options: LiveOptions): Live {
     async routes(app) {
       addSocketRoute(app, socketDeps)
       addStreamRoute(app, streamDeps)
-      // Else an open stream would hold up the server's close for ever.
-      app.addHook('preClose', () => roster.stop())
     },
     async start() {
       topics.start()
