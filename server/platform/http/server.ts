@@ -63,9 +63,14 @@ export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
   installValidation(app)
   installJsonParser(app)
   installErrorRendering(app as unknown as FastifyInstance)
-  installGuard(app as unknown as FastifyInstance, options.authenticate)
+  // Before the guard: it reads cookies, and a handshake it refuses must still be answered and closed by the plugin.
   await app.register(cookie)
-  await app.register(websocket, { options: { maxPayload: 65_536, perMessageDeflate: false } })
+  await app.register(websocket, {
+    options: { maxPayload: 65_536, perMessageDeflate: false },
+    // `live` says goodbye to its clients itself, when the runs they follow have ended.
+    preClose: done => done(),
+  })
+  installGuard(app as unknown as FastifyInstance, options.authenticate)
   installObservation(app, options)
   app.addHook('onRequest', async request => {
     if (uncountedPaths.has(request.routeOptions.url ?? '')) return
@@ -108,10 +113,12 @@ function installObservation(app: HttpApp, options: HttpOptions) {
   })
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'unmatched'
-    options.metrics.httpDuration.observe(
-      { method: request.method, route, status: String(reply.statusCode) },
-      reply.elapsedTime / 1000,
-    )
+    // A stream's life is no time to answer.
+    if (route !== '/v1/live/events')
+      options.metrics.httpDuration.observe(
+        { method: request.method, route, status: String(reply.statusCode) },
+        reply.elapsedTime / 1000,
+      )
     const level = reply.statusCode >= 500 ? 'error' : reply.statusCode >= 400 ? 'info' : 'debug'
     if (!options.log.isLevelEnabled(level)) return
     request.log[level](

@@ -138,6 +138,7 @@ export function makeWorker(options: WorkerOptions): Worker {
       }
     } finally {
       claiming = false
+      checkIdle()
     }
   }
 
@@ -318,8 +319,11 @@ export function makeWorker(options: WorkerOptions): Worker {
     }
   }
 
+  /** A claim under way counts: its jobs are this process's as soon as it commits. */
+  const isBusy = () => claiming || running.size > 0 || settling.size > 0
+
   function checkIdle() {
-    if (running.size > 0 || settling.size > 0) return
+    if (isBusy()) return
     const waiting = onIdle
     onIdle = []
     for (const resolve of waiting) resolve()
@@ -355,7 +359,7 @@ export function makeWorker(options: WorkerOptions): Worker {
       open = false
     },
     idle() {
-      if (running.size === 0 && settling.size === 0) return Promise.resolve()
+      if (!isBusy()) return Promise.resolve()
       return new Promise(resolve => onIdle.push(resolve))
     },
     async handBack() {
