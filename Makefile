@@ -16,7 +16,7 @@ start: setup ## runs Capstan; Ctrl-C stops it (PORT, DATA_DIR and their like: do
 	@exec $(node) server/main.ts start
 
 demo: setup ## takes a tour: real programs, a crash, a thousandfold click; leaves nothing behind
-	@exec $(node) demo/tour.ts
+	@trap : INT; $(node) demo/tour.ts || [ $$? = 130 ]
 
 test: setup ## runs all tests on a PostgreSQL of their own
 	@npm test --silent

@@ -4,10 +4,15 @@ import path from 'node:path'
 
 const root = path.resolve(import.meta.dirname, '..')
 const bin = path.join(root, 'node_modules/.bin')
+const onTerminal = process.stdout.isTTY === true
 
 const checks = [
-  { name: 'types', command: path.join(bin, 'tsc'), args: ['--noEmit', '--pretty', String(process.stdout.isTTY)] },
-  { name: 'style', command: path.join(bin, 'biome'), args: ['check', '--error-on-warnings', ...colours()] },
+  { name: 'types', command: path.join(bin, 'tsc'), args: ['--noEmit', '--pretty', String(onTerminal)] },
+  {
+    name: 'style',
+    command: path.join(bin, 'biome'),
+    args: ['check', '--error-on-warnings', `--colors=${onTerminal ? 'force' : 'off'}`],
+  },
   { name: 'house', command: process.execPath, args: ['--test', '--test-reporter=spec', 'test/house.test.ts'] },
 ]
 
@@ -32,8 +37,4 @@ function runCommand(command: string, args: string[]): Promise<{ ok: boolean; out
       resolve({ ok: error === null, output: words })
     })
   })
-}
-
-function colours(): string[] {
-  return process.stdout.isTTY ? ['--colors=force'] : ['--colors=off']
 }

@@ -122,6 +122,8 @@ export interface App {
 const maintainEveryMs = 5 * 60_000
 const forgetKeysMax = 10_000
 const jobsPoolMax = 6
+/** For answers to reach who waited until the grace was over. */
+const answerMs = 1000
 
 /** @param roles what this process does; @param chosen which services it has */
 export async function makeApp(given: {
@@ -234,10 +236,14 @@ export async function makeApp(given: {
       ready = false
       clearInterval(maintenance)
       // Whoever waits for a run gets it while the workers finish; live clients go last, so that they see the ends.
+      const graceMs = settings.SHUTDOWN_GRACE_MS
       const closed = http.close()
-      await jobs.stop(settings.SHUTDOWN_GRACE_MS)
+      // Who has not sent a whole request when the grace is over, or does not read the answer, is not waited for.
+      const late = setTimeout(() => http.server.closeAllConnections(), graceMs + answerMs)
+      await Promise.all([jobs.stop(graceMs), runner?.endWaits(graceMs)])
       await live.stop()
       await closed
+      clearTimeout(late)
       await runner?.stop()
       await identity.stop()
       await bus.stop()

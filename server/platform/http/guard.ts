@@ -33,6 +33,8 @@ declare module 'fastify' {
     scope?: string
     /** `legacy` renders errors as `{"error": "…"}`, as the old contracts do. */
     errorShape?: 'problem' | 'legacy'
+    /** Answered for as long as the client stays, which is no time to answer: not measured. */
+    isStream?: boolean
   }
   interface FastifyRequest {
     caller: Caller | undefined

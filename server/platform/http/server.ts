@@ -113,12 +113,10 @@ function installObservation(app: HttpApp, options: HttpOptions) {
   })
   app.addHook('onResponse', async (request, reply) => {
     const route = request.routeOptions.url ?? 'unmatched'
-    // A stream's life is no time to answer.
-    if (route !== '/v1/live/events')
-      options.metrics.httpDuration.observe(
-        { method: request.method, route, status: String(reply.statusCode) },
-        reply.elapsedTime / 1000,
-      )
+    if (!request.routeOptions.config.isStream) {
+      const labels = { method: request.method, route, status: String(reply.statusCode) }
+      options.metrics.httpDuration.observe(labels, reply.elapsedTime / 1000)
+    }
     const level = reply.statusCode >= 500 ? 'error' : reply.statusCode >= 400 ? 'info' : 'debug'
     if (!options.log.isLevelEnabled(level)) return
     request.log[level](

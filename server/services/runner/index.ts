@@ -27,7 +27,7 @@ export interface RunnerDeps {
   clock?: () => number
 }
 
-export interface RunnerService extends Pick<Runner, 'submit' | 'waitForEnd'> {
+export interface RunnerService extends Pick<Runner, 'submit' | 'waitForEnd' | 'endWaits'> {
   /** Undefined in a process that works no runs. */
   readonly facts: SandboxFacts | undefined
   routes(app: HttpApp): Promise<void>
@@ -63,6 +63,7 @@ export async function makeRunnerService(deps: RunnerDeps): Promise<RunnerService
     facts: sandbox?.facts,
     submit: runner.submit,
     waitForEnd: runner.waitForEnd,
+    endWaits: runner.endWaits,
     async routes(app) {
       addRoutes(app, { runner, languages: found, facts: sandbox?.facts, settings })
     },

@@ -26,6 +26,8 @@ export interface Runner {
   submit(given: { owner: RunOwner; input: RunInput; key?: IdempotencyKey; requestId?: string }): Promise<Accepted>
   /** Resolves when the run has ended, or after `waitMs`, or when the signal is aborted. Answers whether it has ended. */
   waitForEnd(id: string, waitMs: number, signal?: AbortSignal): Promise<boolean>
+  /** Gives waits that last to their end, or for `graceMs`; from then on nobody waits. Call it when the process stops. */
+  endWaits(graceMs: number): Promise<void>
   /** @throws run_not_found for another's too */
   getRun(caller: RunOwner, id: string): Promise<store.RunRow>
   getLatestRun(caller: RunOwner): Promise<store.RunRow>
@@ -133,16 +135,24 @@ export function makeRunner(deps: RunnerDeps): Runner {
     )
   }
 
+  const waits = new Set<() => void>()
+  let onNoWaits: (() => void) | undefined
+  let stopping = false
+
   function waitForEnd(id: string, waitMs: number, signal?: AbortSignal): Promise<boolean> {
+    if (stopping) return Promise.resolve(false)
     return new Promise(resolve => {
       let stop = () => {}
       const done = (ended: boolean) => {
         clearTimeout(timer)
         signal?.removeEventListener('abort', onAbort)
+        waits.delete(onAbort)
         stop()
         resolve(ended)
+        if (waits.size === 0) onNoWaits?.()
       }
       const onAbort = () => done(false)
+      waits.add(onAbort)
       const timer = setTimeout(() => done(false), waitMs)
       signal?.addEventListener('abort', onAbort, { once: true })
       stop = live.follow(topicOf(id), 0, events => {
@@ -159,6 +169,17 @@ export function makeRunner(deps: RunnerDeps): Runner {
   return {
     submit,
     waitForEnd,
+    async endWaits(graceMs) {
+      const none = new Promise<void>(resolve => {
+        onNoWaits = resolve
+      })
+      const timer = setTimeout(() => {
+        for (const end of waits) end()
+      }, graceMs)
+      if (waits.size > 0) await none
+      clearTimeout(timer)
+      stopping = true
+    },
     async getRun(caller, id) {
       const run = await store.findRun(db, id)
       if (!run || (run.owner !== caller.userId && caller.role !== 'admin')) throw errors.runNotFound()
