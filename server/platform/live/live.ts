@@ -166,7 +166,7 @@ function addStreamRoute(app: HttpApp, deps: StreamDeps) {
     method: 'GET',
     url: '/v1/live/events',
     exposeHeadRoute: false,
-    config: { access: 'user' },
+    config: { access: 'user', isStream: true },
     schema: {
       summary: 'Follow topics as an event stream (SSE)',
       description:
