@@ -15,7 +15,7 @@ setup: ## installs what Capstan needs; the other commands do this by themselves
 start: setup ## runs Capstan; Ctrl-C stops it (PORT, DATA_DIR and their like: docs/configuration.md)
 	@exec $(node) server/main.ts start
 
-demo: setup ## takes a tour: real programs, a crash, a thousandfold click; leaves nothing behind
+demo: setup ## takes a tour: strangers’ programs, a crash, a hundred runs at once; leaves nothing behind
 	@trap : INT; $(node) demo/tour.ts || [ $$? = 130 ]
 
 test: setup ## runs all tests on a PostgreSQL of their own

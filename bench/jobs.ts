@@ -112,7 +112,7 @@ export async function makeCapstan(url: string): Promise<Contestant & { close(): 
   }
 }
 
-function makeBull(port: number): Contestant {
+function makeBull(port: number): Contestant & { close(): Promise<void> } {
   const connection = { host: '127.0.0.1', port }
   const queue = new Queue('bench', { connection })
   return {
@@ -124,6 +124,7 @@ function makeBull(port: number): Contestant {
       return () => worker.close()
     },
     clear: () => queue.obliterate({ force: true }),
+    close: () => queue.close(),
   }
 }
 
@@ -250,6 +251,7 @@ async function besideOthers() {
       ])
       printBound('add to start, p50', ours.p50!, 'ms', 3)
       await capstan.close()
+      await bull.close()
       await graphile.close()
     }),
   )

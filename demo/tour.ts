@@ -108,8 +108,9 @@ async function whyNoPrograms(capstan: Capstan, languages: Language[]): Promise<s
   const prober = await makeUser(capstan, 'prober')
   const { body } = await prober.send<Problem>('POST', '/v1/runs', { language: languages[0]!.id, source: ' ' })
   if (body.code !== 'sandbox_unavailable') return undefined
-  const advice = 'Install bubblewrap (on Linux, the package `bubblewrap`) to see the rest of the tour.'
-  return `${body.detail.replace(/\.?$/, '.')} ${advice}`
+  const missing = body.detail.includes('not installed')
+  const advice = missing ? 'Install the package `bubblewrap` (Linux only) to see' : 'So the tour leaves out'
+  return `${body.detail.replace(/\.?$/, '.')} ${advice} what they do.`
 }
 
 /** Prints why the tour ended early; answers the exit code. */

@@ -72,17 +72,17 @@ has_python() { [ -x /usr/bin/python3 ] || [ -x /usr/local/bin/python3 ]; }
 
 install_system_packages() {
   [ "$(uname -s)" = Linux ] || return 0
-  missing=
-  has_bubblewrap || missing='bubblewrap'
-  has_python || missing="$missing python3"
-  missing=${missing# }
+  missing='' purpose='Python programs'
+  has_python || missing=python3
+  has_bubblewrap || missing="bubblewrap $missing" purpose=programs
   [ -n "$missing" ] || return 0
+  missing=${missing% }
   choose_installer
   if [ -n "$installer" ] && may_install; then
     say "Installing $missing with $installer."
     install_missing && return
   fi
-  say "To run programs, install $missing${installer:+ (as root: $installer $installer_words $missing)}; the rest works without."
+  say "To run $purpose, install $missing${installer:+ (as root: $installer $installer_words $missing)}; the rest works without."
 }
 
 choose_installer() {

@@ -8,9 +8,10 @@ import { type Environment, platformSettings, readSettings, type Settings } from 
 import { type EmbeddedServer, makeEmbeddedServer } from '#platform/database/embedded.ts'
 import { type MigrationSet, migrate } from '#platform/database/migrate.ts'
 import { applicationPrefix, type Database, makeDatabase } from '#platform/database/pool.ts'
+import { errors } from '#platform/errors.ts'
 import type { Authenticate } from '#platform/http/guard.ts'
 import { forgetOldKeys } from '#platform/http/idempotency.ts'
-import { addOperationRoutes } from '#platform/http/operations.ts'
+import { addOperationRoutes, metricsScope } from '#platform/http/operations.ts'
 import { makeRateLimiter } from '#platform/http/rate-limit.ts'
 import { type HttpApp, makeHttp } from '#platform/http/server.ts'
 import { jobsParameters, makeJobs } from '#platform/jobs/jobs.ts'
@@ -103,7 +104,7 @@ export function makeIdentityOf(
     log,
     settings,
     platform: settings,
-    scopes: [...jobScopes, ...runnerScopes],
+    scopes: [...jobScopes, ...runnerScopes, metricsScope],
     secretsDir: path.resolve(settings.DATA_DIR),
   })
 }
@@ -169,11 +170,11 @@ export async function makeApp(given: {
         log,
         settings,
         work: works,
-        userNumber: async userId => (await identity.getUser(userId)).number,
       })
     : undefined
 
   let ready = false
+  let stopping = false
   const http = await makeHttp({
     settings,
     log,
@@ -193,6 +194,11 @@ export async function makeApp(given: {
     isReady: () => ready,
     production: settings.NODE_ENV === 'production',
     version,
+  })
+  http.addHook('onRequest', async (request, reply) => {
+    if (!stopping || request.routeOptions.config.isOperation) return
+    reply.header('connection', 'close')
+    throw errors.unavailable('This process stops just now. Try again; another one will answer.', 1)
   })
   if (serves) {
     await identity.routes(http)
@@ -234,13 +240,15 @@ export async function makeApp(given: {
     },
     async stop() {
       ready = false
+      stopping = true
       clearInterval(maintenance)
-      // Whoever waits for a run gets it while the workers finish; live clients go last, so that they see the ends.
+      // Whoever waits for a run gets it while the workers finish, and who comes meanwhile is told to come back; live
+      // clients go last, so that they see the ends.
       const graceMs = settings.SHUTDOWN_GRACE_MS
-      const closed = http.close()
       // Who has not sent a whole request when the grace is over, or does not read the answer, is not waited for.
       const late = setTimeout(() => http.server.closeAllConnections(), graceMs + answerMs)
       await Promise.all([jobs.stop(graceMs), runner?.endWaits(graceMs)])
+      const closed = http.close()
       await live.stop()
       await closed
       clearTimeout(late)

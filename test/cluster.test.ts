@@ -2,16 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { WebSocket } from 'ws'
 import { atEnd } from './support/at-end.ts'
-import {
-  type Capstan,
-  makeDataDir,
-  makeUser,
-  postmasterOf,
-  queryIn,
-  startCapstan,
-  stopAll,
-  whyNoPrograms,
-} from './support/capstan.ts'
+import { type Capstan, makeDataDir, postmasterOf, queryIn, startCapstan, stopAll } from './support/capstan.ts'
+import { makeUser } from './support/http.ts'
+import { whyNoPrograms } from './support/programs.ts'
 import { until } from './support/until.ts'
 
 const skip = await whyNoPrograms(['python'])

@@ -7,15 +7,14 @@ import {
   type Capstan,
   killPostgres,
   makeDataDir,
-  makeUser,
   postmasterOf,
   processesWith,
   queryIn,
   startCapstan,
   stopAll,
-  type User,
-  whyNoPrograms,
 } from './support/capstan.ts'
+import { makeUser, type User } from './support/http.ts'
+import { whyNoPrograms } from './support/programs.ts'
 import { until } from './support/until.ts'
 
 const skip = await whyNoPrograms(['python', 'javascript', 'bash'])

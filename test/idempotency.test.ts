@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type Capstan, makeDataDir, makeUser, queryIn, startCapstan } from './support/capstan.ts'
+import { type Capstan, makeDataDir, queryIn, startCapstan } from './support/capstan.ts'
+import { makeUser } from './support/http.ts'
 
 // They only accept: runs stay in line, so that what was stored can be counted.
 const dataDir = await makeDataDir()

@@ -1,18 +1,19 @@
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { request as httpRequest } from 'node:http'
-import { test } from 'node:test'
+import { connect } from 'node:net'
+import { describe, test } from 'node:test'
 import {
   type Capstan,
   makeDataDir,
-  makeUser,
   postmasterOf,
   processesWith,
   queryIn,
   startCapstan,
   stopAll,
-  type User,
-  whyNoPrograms,
 } from './support/capstan.ts'
+import { makeUser, type User } from './support/http.ts'
+import { whyNoPrograms } from './support/programs.ts'
 import { until } from './support/until.ts'
 
 const skip = await whyNoPrograms(['python', 'bash'])
@@ -91,103 +92,6 @@ async function assertProblem503({ name, headers, body }: Outcome) {
   assert.equal(JSON.parse(body).code, 'unavailable')
 }
 
-test('SIGTERM under load answers what it accepted, hands back what cannot end and leaves in time', {
-  skip,
-}, async t => {
-  const dataDir = await makeDataDir()
-  const env = { SHUTDOWN_GRACE_MS: `${graceMs}`, RUN_CONCURRENCY: '6' }
-  const capstan = await startCapstan({ dataDir, env })
-  const [ann, bob] = [await makeUser(capstan, 'ann'), await makeUser(capstan, 'bob')]
-  const sleeper = (seconds: number) => ({
-    language: 'python',
-    source: `import time\nprint("begun", flush=True)\ntime.sleep(${seconds})\nprint("done")`,
-    args: [marker],
-  })
-  const submitSleeper = async (seconds: number) =>
-    (await ann.post(capstan, '/v1/runs', sleeper(seconds))).body.id as string
-  // Two end within the grace, two do not.
-  const short = [await submitSleeper(1), await submitSleeper(1)]
-  const long = [await submitSleeper(6), await submitSleeper(6)]
-  const sleepers = [...short, ...long]
-  await until(
-    async () =>
-      (await runsOf(dataDir)).filter(run => sleepers.includes(run.id) && run.status === 'running').length === 4,
-  )
-
-  const posting = Promise.all(
-    Array.from({ length: 12 }, (_, n) =>
-      postUntilClosed(capstan, n % 2 ? ann : bob, { name: `client${n}`, query: n % 3 === 0 ? '' : '?wait=20' }),
-    ),
-  )
-  const ready: Outcome[] = []
-  const watching = (async () => {
-    for (;;) {
-      const outcome = await ask({ capstan, method: 'GET', path: '/readyz', name: 'readyz' })
-      ready.push(outcome)
-      if (outcome.status === undefined) return
-    }
-  })()
-  // A wait for what cannot end in time must not hold the process up.
-  const waitingForLong = ask({
-    capstan,
-    method: 'POST',
-    path: '/v1/runs?wait=20',
-    token: ann.token,
-    body: { ...sleeper(6), args: ['waiter', marker] },
-    name: 'waiter',
-  })
-  await until(async () => (await runsOf(dataDir)).filter(run => run.status === 'succeeded').length > 20)
-
-  const toldAt = performance.now()
-  capstan.kill('SIGTERM')
-  const exit = await capstan.exited
-  const tookMs = performance.now() - toldAt
-  t.diagnostic(`left after ${Math.round(tookMs)} ms`)
-  assert.deepEqual(exit, { code: 0, signal: null })
-  assert.ok(tookMs < graceMs + leaveMs, `it took ${tookMs} ms`)
-  assert.equal(await postmasterOf(dataDir), undefined, 'the last process stops PostgreSQL')
-  await until(() => processesWith(marker).length === 0, 3000)
-
-  const outcomes = [...(await posting).flat(), await waitingForLong]
-  await watching
-  const next = await startCapstan({ dataDir, env })
-  const stored = new Map((await runsOf(dataDir)).map(run => [run.name, run]))
-  for (const outcome of outcomes) {
-    const run = stored.get(outcome.name)
-    if (outcome.status === 200 || outcome.status === 202) assert.equal(run?.id, JSON.parse(outcome.body).id)
-    else
-      assert.equal(run, undefined, `${outcome.name} is stored, but the answer was ${outcome.status ?? outcome.error}`)
-    if (outcome.status === undefined) assert.ok(['ECONNREFUSED', 'ECONNRESET'].includes(outcome.error!), outcome.error)
-    if (outcome.status !== undefined && outcome.status > 202) await assertProblem503(outcome)
-  }
-  const answered = outcomes.filter(outcome => outcome.status === 200 || outcome.status === 202)
-  t.diagnostic(`${answered.length} accepted, ${outcomes.length - answered.length} refused`)
-
-  const codes = ready.map(outcome => outcome.status ?? outcome.error)
-  assert.equal(
-    codes.find(code => code !== 200),
-    503,
-    `/readyz: ${[...new Set(codes)]}`,
-  )
-  await assertProblem503(ready.find(outcome => outcome.status === 503)!)
-
-  for (const id of short) assert.equal([...stored.values()].find(run => run.id === id)!.attempt, 1)
-  await until(async () => (await runsOf(dataDir)).every(run => run.finished), 20_000)
-  const ended = await runsOf(dataDir)
-  assert.deepEqual(new Set(ended.map(run => run.status)), new Set(['succeeded']))
-  const attempts = await queryIn<{ job_id: string; outcome: string }>(
-    dataDir,
-    `select job_id, outcome from jobs.attempts where job_id = any($1) order by job_id`,
-    [sleepers],
-  )
-  assert.deepEqual(
-    attempts,
-    long.map(job_id => ({ job_id, outcome: 'handed_back' })),
-    'what could not end was handed back, what could was let end',
-  )
-  await stopAll(next)
-})
-
 async function runsOf(dataDir: string) {
   return queryIn<{ id: string; name: string; status: string; attempt: number; finished: boolean }>(
     dataDir,
@@ -196,33 +100,151 @@ async function runsOf(dataDir: string) {
   )
 }
 
-test('an idle process leaves at once, with connections open', async () => {
-  const dataDir = await makeDataDir()
-  const capstan = await startCapstan({ dataDir })
-  // fetch keeps its connections open for the next request.
-  await makeUser(capstan, 'ann')
-  const toldAt = performance.now()
-  capstan.kill('SIGTERM')
-  assert.deepEqual(await capstan.exited, { code: 0, signal: null })
-  assert.ok(performance.now() - toldAt < 3000, `it took ${performance.now() - toldAt} ms`)
-  assert.equal(await postmasterOf(dataDir), undefined)
-})
+/** The head of a request and a part of its body; the rest never comes. */
+async function sendHalfARequest(capstan: Capstan, user: User) {
+  const { hostname, port } = new URL(capstan.url)
+  const socket = connect(Number(port), hostname).on('error', () => {})
+  await once(socket, 'connect')
+  socket.write(
+    `POST /v1/runs HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${user.token}\r\n` +
+      'content-type: application/json\r\ncontent-length: 100\r\n\r\n{"lang',
+  )
+  // An answer to a later request shows that these bytes were read.
+  await ask({ capstan, method: 'GET', path: '/healthz', name: 'healthz' })
+}
 
-test('a second SIGINT means it: the process leaves at once, and the next one finishes the run', { skip }, async () => {
-  const dataDir = await makeDataDir()
-  const capstan = await startCapstan({ dataDir })
-  const user = await makeUser(capstan, 'ann')
-  const source = `import time\ntime.sleep(4)\nprint("done")`
-  await user.post(capstan, '/v1/runs', { language: 'python', source, args: [marker] })
-  await until(async () => (await runsOf(dataDir))[0]!.status === 'running')
-  capstan.kill('SIGINT')
-  await until(async () => (await ask({ capstan, method: 'GET', path: '/readyz', name: 'readyz' })).status !== 200)
-  const secondAt = performance.now()
-  capstan.kill('SIGINT')
-  assert.deepEqual(await capstan.exited, { code: 130, signal: null })
-  assert.ok(performance.now() - secondAt < 500, `it took ${performance.now() - secondAt} ms`)
-  await until(() => processesWith(marker).length === 0, 3000)
-  const next = await startCapstan({ dataDir })
-  await until(async () => (await runsOf(dataDir))[0]!.status === 'succeeded', 20_000)
-  await stopAll(next)
+// They mostly wait, so they wait together.
+describe('a shutdown', { concurrency: 3 }, () => {
+  test('SIGTERM under load answers what it accepted, hands back what cannot end and leaves in time', {
+    skip,
+  }, async t => {
+    const dataDir = await makeDataDir()
+    const env = { SHUTDOWN_GRACE_MS: `${graceMs}`, RUN_CONCURRENCY: '6' }
+    const capstan = await startCapstan({ dataDir, env })
+    const [ann, bob] = [await makeUser(capstan, 'ann'), await makeUser(capstan, 'bob')]
+    const sleeper = (seconds: number) => ({
+      language: 'python',
+      source: `import time\nprint("begun", flush=True)\ntime.sleep(${seconds})\nprint("done")`,
+      args: [marker],
+    })
+    const submitSleeper = async (seconds: number) =>
+      (await ann.post(capstan, '/v1/runs', sleeper(seconds))).body.id as string
+    // Two end within the grace, two do not.
+    const short = [await submitSleeper(1), await submitSleeper(1)]
+    const long = [await submitSleeper(6), await submitSleeper(6)]
+    const sleepers = [...short, ...long]
+    await until(
+      async () =>
+        (await runsOf(dataDir)).filter(run => sleepers.includes(run.id) && run.status === 'running').length === 4,
+    )
+
+    const posting = Promise.all(
+      Array.from({ length: 12 }, (_, n) =>
+        postUntilClosed(capstan, n % 2 ? ann : bob, { name: `client${n}`, query: n % 3 === 0 ? '' : '?wait=20' }),
+      ),
+    )
+    const [ready, alive]: [Outcome[], Outcome[]] = [[], []]
+    const watch = async (path: string, seen: Outcome[]) => {
+      do seen.push(await ask({ capstan, method: 'GET', path, name: path }))
+      while (seen.at(-1)!.status !== undefined)
+    }
+    const watching = Promise.all([watch('/readyz', ready), watch('/healthz', alive)])
+    // A wait for what cannot end in time must not hold the process up.
+    const waitingForLong = ask({
+      capstan,
+      method: 'POST',
+      path: '/v1/runs?wait=20',
+      token: ann.token,
+      body: { ...sleeper(6), args: ['waiter', marker] },
+      name: 'waiter',
+    })
+    await until(async () => (await runsOf(dataDir)).filter(run => run.status === 'succeeded').length > 20)
+
+    const toldAt = performance.now()
+    capstan.kill('SIGTERM')
+    const exit = await capstan.exited
+    const tookMs = performance.now() - toldAt
+    t.diagnostic(`left after ${Math.round(tookMs)} ms`)
+    assert.deepEqual(exit, { code: 0, signal: null })
+    assert.ok(tookMs < graceMs + leaveMs, `it took ${tookMs} ms`)
+    assert.equal(await postmasterOf(dataDir), undefined, 'the last process stops PostgreSQL')
+    await until(() => processesWith(marker).length === 0, 3000)
+
+    const outcomes = [...(await posting).flat(), await waitingForLong]
+    await watching
+    const next = await startCapstan({ dataDir, env })
+    const stored = new Map((await runsOf(dataDir)).map(run => [run.name, run]))
+    for (const outcome of outcomes) {
+      const run = stored.get(outcome.name)
+      if (outcome.status === 200 || outcome.status === 202) assert.equal(run?.id, JSON.parse(outcome.body).id)
+      else
+        assert.equal(run, undefined, `${outcome.name} is stored, but the answer was ${outcome.status ?? outcome.error}`)
+      if (outcome.status === undefined)
+        assert.ok(['ECONNREFUSED', 'ECONNRESET'].includes(outcome.error!), outcome.error)
+      if (outcome.status !== undefined && outcome.status > 202) await assertProblem503(outcome)
+    }
+    const answered = outcomes.filter(outcome => outcome.status === 200 || outcome.status === 202)
+    t.diagnostic(`${answered.length} accepted, ${outcomes.length - answered.length} refused`)
+
+    const codesOf = (seen: Outcome[]) => [...new Set(seen.map(outcome => outcome.status))]
+    assert.deepEqual(codesOf(ready), [200, 503, undefined], 'not ready, then gone')
+    assert.deepEqual(codesOf(alive), [200, undefined], 'alive, then gone')
+    await assertProblem503(ready.find(outcome => outcome.status === 503)!)
+
+    for (const id of short) assert.equal([...stored.values()].find(run => run.id === id)!.attempt, 1)
+    await until(async () => (await runsOf(dataDir)).every(run => run.finished), 20_000)
+    const ended = await runsOf(dataDir)
+    assert.deepEqual(new Set(ended.map(run => run.status)), new Set(['succeeded']))
+    const attempts = await queryIn<{ job_id: string; outcome: string }>(
+      dataDir,
+      `select job_id, outcome from jobs.attempts where job_id = any($1) order by job_id`,
+      [sleepers],
+    )
+    assert.deepEqual(
+      attempts,
+      long.map(job_id => ({ job_id, outcome: 'handed_back' })),
+      'what could not end was handed back, what could was let end',
+    )
+    await stopAll(next)
+  })
+
+  test('an idle process leaves at once; who never ends a request holds it up no longer than the grace', async () => {
+    for (const [half, limitMs] of [
+      [false, 2500],
+      [true, 1000 + leaveMs],
+    ] as const) {
+      const dataDir = await makeDataDir()
+      const capstan = await startCapstan({ dataDir, env: { SHUTDOWN_GRACE_MS: '1000' } })
+      // fetch keeps its connections open for the next request.
+      const user = await makeUser(capstan, 'ann')
+      if (half) await sendHalfARequest(capstan, user)
+      const toldAt = performance.now()
+      capstan.kill('SIGTERM')
+      assert.deepEqual(await capstan.exited, { code: 0, signal: null })
+      const tookMs = performance.now() - toldAt
+      assert.ok(tookMs < limitMs, `it took ${tookMs} ms${half ? ' with half a request open' : ''}`)
+      assert.equal(await postmasterOf(dataDir), undefined)
+    }
+  })
+
+  test('a second SIGINT means it: the process leaves at once, and the next one finishes the run', {
+    skip,
+  }, async () => {
+    const dataDir = await makeDataDir()
+    const capstan = await startCapstan({ dataDir })
+    const user = await makeUser(capstan, 'ann')
+    const source = `import time\ntime.sleep(2)\nprint("done")`
+    await user.post(capstan, '/v1/runs', { language: 'python', source, args: [marker] })
+    await until(async () => (await runsOf(dataDir))[0]!.status === 'running')
+    capstan.kill('SIGINT')
+    await until(async () => (await ask({ capstan, method: 'GET', path: '/readyz', name: 'readyz' })).status !== 200)
+    const secondAt = performance.now()
+    capstan.kill('SIGINT')
+    assert.deepEqual(await capstan.exited, { code: 130, signal: null })
+    assert.ok(performance.now() - secondAt < 1000, `it took ${performance.now() - secondAt} ms`)
+    await until(() => processesWith(marker).length === 0, 3000)
+    const next = await startCapstan({ dataDir })
+    await until(async () => (await runsOf(dataDir))[0]!.status === 'succeeded', 20_000)
+    await stopAll(next)
+  })
 })

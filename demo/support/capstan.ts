@@ -4,7 +4,7 @@
  * States: stopped → start() → running → stop() or crash() → stopped. `remove` ends whatever is left in any state.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtemp, open, readFile, rm } from 'node:fs/promises'
+import { chmod, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -34,6 +34,8 @@ const logLinesShown = 15
 
 export async function makeCapstan(): Promise<Capstan> {
   const folder = await mkdtemp(path.join(tmpdir(), 'capstan-demo-'))
+  // Where root may make no user namespace, PostgreSQL runs as another user, who has to pass through here.
+  await chmod(folder, 0o711)
   const dataDir = path.join(folder, 'data')
   const logFile = path.join(folder, 'capstan.log')
   const port = await findFreePort()
@@ -41,7 +43,7 @@ export async function makeCapstan(): Promise<Capstan> {
   let child: ChildProcess | undefined
 
   async function start(signal: AbortSignal) {
-    const log = await open(logFile, 'a')
+    const log = await open(logFile, 'a', 0o600)
     child = spawn(process.execPath, ['server/main.ts', 'start'], {
       cwd: root,
       env: environment({ PORT: String(port), DATA_DIR: dataDir }),

@@ -9,7 +9,6 @@ import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { afterEach } from 'node:test'
 import pg from 'pg'
-import { detectLanguages, makeSandbox } from '../../server/services/runner/sandbox/index.ts'
 import { atEnd } from './at-end.ts'
 import { until } from './until.ts'
 
@@ -207,66 +206,4 @@ function kill(pid: number) {
   } catch {
     // It has gone by itself.
   }
-}
-
-// Users
-
-export interface Answer {
-  status: number
-  // biome-ignore lint/suspicious/noExplicitAny: tests look into it as they need.
-  body: any
-  headers: Headers
-}
-
-/** Somebody with a token, at one Capstan or another. */
-export interface User {
-  name: string
-  token: string
-  get(capstan: { url: string }, path: string): Promise<Answer>
-  post(capstan: { url: string }, path: string, body: unknown, headers?: Record<string, string>): Promise<Answer>
-}
-
-const requestTimeoutMs = 30_000
-
-export async function makeUser(capstan: { url: string }, name: string): Promise<User> {
-  const registration = { username: name, password: `the password of ${name}` }
-  const { status, body } = await send(capstan, 'POST', '/v1/auth/register', {}, registration)
-  if (status !== 201) throw new Error(`${name} could not register: ${status} ${JSON.stringify(body)}`)
-  const token = body.access_token as string
-  const authorization = { authorization: `Bearer ${token}` }
-  return {
-    name,
-    token,
-    get: (at, path) => send(at, 'GET', path, authorization),
-    post: (at, path, content, headers) => send(at, 'POST', path, { ...authorization, ...headers }, content),
-  }
-}
-
-/** One request. A body that is not JSON comes as text. */
-export async function send(
-  capstan: { url: string },
-  method: string,
-  path: string,
-  headers: Record<string, string> = {},
-  body?: unknown,
-): Promise<Answer> {
-  const response = await fetch(`${capstan.url}${path}`, {
-    method,
-    headers: { ...(body === undefined ? {} : { 'content-type': 'application/json' }), ...headers },
-    signal: AbortSignal.timeout(requestTimeoutMs),
-    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-  })
-  const text = await response.text()
-  const isJson = response.headers.get('content-type')?.includes('json')
-  return { status: response.status, headers: response.headers, body: isJson ? JSON.parse(text) : text }
-}
-
-/** Why programs cannot be run on this machine, or false: for a test's `skip`, so that the reason is printed. */
-export async function whyNoPrograms(wanted: string[]): Promise<string | false> {
-  const languages = await detectLanguages()
-  const absent = wanted.filter(id => !languages.some(language => language.id === id))
-  if (absent.length > 0) return `not on this machine: ${absent.join(', ')}`
-  const sandbox = await makeSandbox({ warm: 0 })
-  await sandbox.close()
-  return !sandbox.facts.available && sandbox.facts.sentence
 }

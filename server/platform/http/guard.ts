@@ -12,6 +12,8 @@ export interface Caller {
   credentialId: string
   /** `undefined` allows everything the role does; API keys carry a list. */
   scopes?: readonly string[]
+  /** The integer by which the old contracts know the caller. */
+  number?: number
 }
 
 /**
@@ -29,10 +31,12 @@ export type Authenticate = (request: FastifyRequest) => Promise<Caller | undefin
 declare module 'fastify' {
   interface FastifyContextConfig {
     access?: Access
-    /** The scope an API key needs for this route, such as `runs:write`. */
+    /** The scope an API key needs for this route, such as `runs:write`. A key reaches an admins' route only by its scope. */
     scope?: string
     /** `legacy` renders errors as `{"error": "…"}`, as the old contracts do. */
     errorShape?: 'problem' | 'legacy'
+    /** For probes and scrapers: answered to the end, and counted against nobody. */
+    isOperation?: boolean
     /** Answered for as long as the client stays, which is no time to answer: not measured. */
     isStream?: boolean
   }
@@ -41,8 +45,14 @@ declare module 'fastify' {
   }
 }
 
-/** Adds the guard to every route registered afterwards. */
-export function installGuard(app: FastifyInstance, authenticate: Authenticate) {
+/**
+ * Adds the guard to every route registered afterwards.
+ * @param onRefused counts a refused credential against whoever sent it
+ */
+export function installGuard(
+  app: FastifyInstance,
+  given: { authenticate: Authenticate; onRefused: (request: FastifyRequest) => Promise<void> },
+) {
   app.decorateRequest('caller', undefined)
   const routes: RouteOptions[] = []
   app.addHook('onRoute', route => {
@@ -57,7 +67,12 @@ export function installGuard(app: FastifyInstance, authenticate: Authenticate) {
     const { access, scope } = request.routeOptions.config
     if (access === 'public' || request.is404) return
     if (access === undefined) throw errors.forbidden()
-    request.caller = await authenticate(request)
+    try {
+      request.caller = await given.authenticate(request)
+    } catch (error) {
+      await given.onRefused(request)
+      throw error
+    }
     admit(request.caller, access, scope)
   })
 }
@@ -68,9 +83,15 @@ function admit(caller: Caller | undefined, access: Access, scope: string | undef
     throw errors.unauthenticated()
   }
   if (access === 'admin' && caller.role !== 'admin') throw errors.forbidden('Only admins may do this.')
-  if (scope !== undefined && caller.scopes !== undefined && !caller.scopes.includes(scope)) {
-    throw errors.missingScope(scope)
+  if (access === 'admin' && scope === undefined && caller.scopes !== undefined) {
+    throw errors.forbidden('No API key may do this; log in.')
   }
+  if (scope !== undefined) assertScope(caller, scope)
+}
+
+/** @throws missing_scope for an API key that lacks it */
+export function assertScope(caller: Caller, scope: string) {
+  if (caller.scopes !== undefined && !caller.scopes.includes(scope)) throw errors.missingScope(scope)
 }
 
 /** The caller of a route whose access is `user` or `admin`. */

@@ -4,6 +4,9 @@ import { errors } from '../errors.ts'
 import type { Metrics } from '../metrics.ts'
 import type { HttpApp } from './server.ts'
 
+/** An admin's API key for a scraper has it. */
+export const metricsScope = 'metrics:read'
+
 /** What probes and scrapers call, in every role. */
 export function addOperationRoutes(
   app: HttpApp,
@@ -14,14 +17,17 @@ export function addOperationRoutes(
 
   app.get(
     '/healthz',
-    { config: { access: 'public' }, schema: { tags, summary: 'The process lives', response: { 200: Health } } },
+    {
+      config: { access: 'public', isOperation: true },
+      schema: { tags, summary: 'The process lives', response: { 200: Health } },
+    },
     async () => ({ status: 'ok' as const, version: given.version }),
   )
 
   app.get(
     '/readyz',
     {
-      config: { access: 'public' },
+      config: { access: 'public', isOperation: true },
       schema: { tags, summary: 'It takes requests and reaches its database', response: { 200: Health } },
     },
     async () => {
@@ -35,7 +41,7 @@ export function addOperationRoutes(
   app.get(
     '/metrics',
     {
-      config: { access: given.production ? 'admin' : 'public' },
+      config: { access: given.production ? 'admin' : 'public', scope: metricsScope, isOperation: true },
       schema: { tags, summary: 'Prometheus metrics; in production for admins' },
     },
     async (_request, reply) =>

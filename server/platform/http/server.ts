@@ -43,9 +43,6 @@ export interface HttpOptions {
   version: string
 }
 
-/** Routes that probes and scrapers call; they are not counted against anybody. */
-const uncountedPaths = new Set(['/healthz', '/readyz', '/metrics'])
-
 /** An HTTP server with everything but routes: ids, parsing, validation, guard, limits, errors, OpenAPI, metrics. */
 export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
   const app = fastify({
@@ -70,10 +67,13 @@ export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
     // `live` says goodbye to its clients itself, when the runs they follow have ended.
     preClose: done => done(),
   })
-  installGuard(app as unknown as FastifyInstance, options.authenticate)
+  installGuard(app as unknown as FastifyInstance, {
+    authenticate: options.authenticate,
+    onRefused: request => options.rateLimiter.take(request.ip),
+  })
   installObservation(app, options)
   app.addHook('onRequest', async request => {
-    if (uncountedPaths.has(request.routeOptions.url ?? '')) return
+    if (request.routeOptions.config.isOperation) return
     await options.rateLimiter.take(request.caller?.userId ?? request.ip)
   })
   await installOpenApi(app, options)

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import type { FastifyRequest } from 'fastify'
 import { makeTestDatabase } from '../../../test/support/database.ts'
 import {
   bearer,
@@ -85,6 +86,8 @@ test('an admin’s key does what its scopes say and loses it with the role', asy
   assert.equal((await deaf.call('GET', '/v1/users', reader)).statusCode, 200)
   await here.identity.setRole({ userId: user.id, role: 'user' })
   assert.equal((await here.call('GET', '/v1/users', reader)).statusCode, 403)
+  const request = { headers: bearer(reader), method: 'GET' } as FastifyRequest
+  assert.deepEqual((await here.identity.authenticate(request))?.scopes, [])
   await eventually(
     () => deaf.call('GET', '/v1/users', reader),
     answer => answer.statusCode === 403,

@@ -262,7 +262,10 @@ test('of two password changes at once, one wins', async () => {
       server.post('/v1/auth/password', { current_password: user.password, new_password: next }, bearer(user.token)),
     ),
   )
-  assert.deepEqual(answers.map(answer => answer.statusCode).sort(), [204, 409])
+  const [won, lost] = answers.map(answer => answer.statusCode).sort()
+  assert.equal(won, 204)
+  // Late by much: its current password is the wrong one by now. Late by little: a conflict.
+  assert.ok(lost === 403 || lost === 409, String(lost))
 })
 
 test('no session made by a login that races a disabling outlives it', async () => {

@@ -1,7 +1,6 @@
 import type { Database, Tx } from '#platform/database/pool.ts'
 import { sqlState } from '#platform/database/pool.ts'
 import { isAppError, errors as platformErrors } from '#platform/errors.ts'
-import type { Log } from '#platform/log.ts'
 import type { ApiKeys } from './api-keys.ts'
 import type { Auth, Origin } from './auth.ts'
 import { errors } from './errors.ts'
@@ -87,7 +86,6 @@ export function makeDecisions(given: {
   apiKeys: ApiKeys
   refreshKey: Buffer
   settings: IdentitySettings
-  log: Log
   clock: () => number
 }): Identity {
   const { db, auth, tokens, passwords, limits, revocations, apiKeys, refreshKey, settings, clock } = given

@@ -113,7 +113,6 @@ export function makeIdentity(deps: IdentityDeps): IdentityService {
     apiKeys,
     refreshKey: deriveKey(secret, 'refresh tokens'),
     settings,
-    log,
     clock,
   })
   const cookies = makeCookies({ secure: platform.PUBLIC_URL?.startsWith('https:') ?? isProduction, clock })

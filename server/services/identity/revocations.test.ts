@@ -58,6 +58,32 @@ test('a process that starts later knows what ended before', async () => {
   assert.equal((await me(lazy, user.token)).statusCode, 401)
 })
 
+test('an end whose commit comes late is not overlooked', async () => {
+  const [slow, quick] = [await signUp(here), await signUp(here)]
+  assert.equal((await me(deaf, slow.token)).statusCode, 200)
+  await database.db.tx(async tx => {
+    await tx.query(`delete from identity.sessions where id = $1`, [slow.sessionId])
+    await here.call('POST', '/v1/auth/logout', quick.token)
+    await eventually(
+      () => me(deaf, quick.token),
+      answer => answer.statusCode === 401,
+    )
+    assert.equal((await me(deaf, slow.token)).statusCode, 200)
+  })
+  await eventually(
+    () => me(deaf, slow.token),
+    answer => answer.statusCode === 401,
+  )
+})
+
+test('a cookie of a session that ended long ago is refused, though the list no longer tells of it', async () => {
+  const user = await signUp(here)
+  await here.call('POST', '/v1/auth/logout', user.token)
+  await database.db.query(`delete from identity.revoked_sessions`)
+  const late = await makeTestServer(database, { withoutBus: true })
+  assert.equal((await withCookie(late, user.cookie)).statusCode, 401)
+})
+
 test('more sessions than a page holds may end between two looks', async () => {
   const user = await signUp(here)
   await database.db.query(
@@ -69,6 +95,16 @@ test('more sessions than a page holds may end between two looks', async () => {
     answer => answer.statusCode === 401,
   )
   await database.db.query(`delete from identity.revoked_sessions`)
+})
+
+test('without the database signing in is a 503, too', async () => {
+  const url = database.url.replace(/host=[^&]*/, 'host=%2Fnowhere')
+  const nowhere = makeDatabase({ url, poolMax: 3, log: silentLog, applicationName: `capstan:${process.pid}` })
+  const server = await makeTestServer({ db: nowhere, url }, { withoutBus: true })
+  const body = { username: 'somebody', password: 'correct horse' }
+  for (const path of ['/v1/auth/login', '/v1/auth/register', '/auth/login']) {
+    assert.equal((await server.post(path, body)).statusCode, 503, path)
+  }
 })
 
 test('without the database nobody is let in on old knowledge, and nobody is told to sign in again', async () => {

@@ -11,11 +11,7 @@ import type { RunStatus } from './types.ts'
 const waitMs = 55_000
 const historyMax = 1000
 
-export function addCompatRoutes(
-  app: HttpApp,
-  given: { runner: Runner; userNumber: (userId: string) => Promise<number> },
-) {
-  const { runner, userNumber } = given
+export function addCompatRoutes(app: HttpApp, runner: Runner) {
   const tags = ['old contract: code runs']
 
   app.post(
@@ -61,15 +57,12 @@ export function addCompatRoutes(
     },
     async request => {
       const caller = callerOf(request)
-      const [number, runs] = await Promise.all([
-        userNumber(caller.userId),
-        runner.listHistory(caller, request.query.limit),
-      ])
+      const runs = await runner.listHistory(caller, request.query.limit)
       return {
         data: runs.map(run => {
           const ended = run.status !== 'queued' && run.status !== 'running'
           return {
-            UserID: number,
+            UserID: caller.number ?? 0,
             // The old server's times had microseconds.
             InstanciationTS: run.created_at.toISOString().replace('Z', '000Z'),
             RequestUUID: run.id,

@@ -22,8 +22,6 @@ export interface RunnerDeps {
   settings: RunnerSettings
   /** Whether this process works runs; one that does not only accepts and shows them. */
   work: boolean
-  /** The integer by which the old contract knows a user. */
-  userNumber: (userId: string) => Promise<number>
   clock?: () => number
 }
 
@@ -68,7 +66,7 @@ export async function makeRunnerService(deps: RunnerDeps): Promise<RunnerService
       addRoutes(app, { runner, languages: found, facts: sandbox?.facts, settings })
     },
     async compatRoutes(app) {
-      addCompatRoutes(app, { runner, userNumber: deps.userNumber })
+      addCompatRoutes(app, runner)
     },
     maintain: () => runner.forgetOld(),
     async stop() {

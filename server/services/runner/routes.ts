@@ -38,7 +38,7 @@ export const RunBody = Type.Object(
     ),
     stdin: Type.Optional(Type.String()),
     args: Type.Optional(Type.Array(Type.String({ maxLength: 4096 }), { maxItems: 100 })),
-    limits: Type.Optional(Type.Partial(Type.Object(limitFields, { additionalProperties: false }))),
+    limits: Type.Optional(Type.Partial(Type.Object(limitFields), { additionalProperties: false })),
   },
   { additionalProperties: false },
 )

@@ -1,8 +1,8 @@
 import { makeBatcher, type Outcome } from '#platform/batch.ts'
 import { type Database, isConnectionLoss, type Tx } from '#platform/database/pool.ts'
-import type { Caller } from '#platform/http/guard.ts'
+import { assertScope, type Caller } from '#platform/http/guard.ts'
 import { type Claim, claimKeys, type IdempotencyKey } from '#platform/http/idempotency.ts'
-import { uuidv7, uuidv7Floor } from '#platform/ids.ts'
+import { isUuid, uuidv7, uuidv7Floor } from '#platform/ids.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
 import type { Live, LiveEvent, TopicSource } from '#platform/live/live.ts'
 import { errors } from './errors.ts'
@@ -162,7 +162,8 @@ export function makeRunner(deps: RunnerDeps): Runner {
   }
 
   async function assertMayRead(caller: RunOwner, id: string) {
-    const owner = await store.findOwner(db, id)
+    // A topic's id may be any word.
+    const owner = isUuid(id) ? await store.findOwner(db, id) : undefined
     if (owner === undefined || (owner !== caller.userId && caller.role !== 'admin')) throw errors.runNotFound()
   }
 
@@ -202,7 +203,10 @@ export function makeRunner(deps: RunnerDeps): Runner {
     },
     source: {
       kind: 'runs',
-      authorize: (caller, id) => assertMayRead(caller, id),
+      async authorize(caller, id) {
+        assertScope(caller, 'runs:read')
+        await assertMayRead(caller, id)
+      },
       read: async (id, after, limit) => (await store.listEvents(db, { runId: id, after, limit })).map(toLiveEvent),
       heads: ids => store.listHeads(db, ids),
     },

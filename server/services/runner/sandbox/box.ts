@@ -8,7 +8,8 @@ import { type BoxFile, filesScript, GREETING } from './script.ts'
 import type { Launch, Slot } from './slot.ts'
 import type { Limits, Stream } from './types.ts'
 
-// One box: bwrap, its pid 1, and a shell in it that takes orders. It goes through these states, and never back:
+// One box: bwrap, and in it a shell as pid 1 that takes orders, runs programs as its children and tells how they ended.
+// Being pid 1 it cannot be killed or stopped from within, and it reaps what its programs leave behind. A box goes through these states, and never back:
 //   starting  the slot was asked for it; nothing may be assumed
 //   warm      the shell answered; no stranger's code has run, so what it reports is true
 //   used      a stranger's code runs or ran; reports are hints, only cgroups and the kernel are believed
@@ -96,7 +97,7 @@ export class Box {
     const { pipes, group } = options.slot
     this.taps = { stdout: makeTap(pipes.stdout), stderr: makeTap(pipes.stderr) }
     this.reports = new Socket({ fd: openToRead(pipes.reports), readable: true, writable: false })
-    this.reports.on('data', (chunk) => this.hear(chunk))
+    this.reports.on('data', chunk => this.hear(chunk))
     this.reports.on('error', () => {})
     this.reports.on('close', () => this.over())
     this.orders = makeOrders(pipes.orders)
@@ -107,7 +108,7 @@ export class Box {
     options.slot.launch(options.launch)
     // Its shell gone, bwrap goes too, perhaps before it could open the pipes.
     options.slot.exited.then(() => this.failStart(options.slot.complaint()))
-    options.slot.onRefusal = (reason) => this.failStart(reason)
+    options.slot.onRefusal = reason => this.failStart(reason)
   }
 
   /** Puts files into the box. From here on it is used. */
@@ -128,7 +129,7 @@ export class Box {
     this.signalled = false
     this.exitCode = null
     const cpuMsBefore = this.childrenCpuMs
-    for (const stream of ['stdout', 'stderr'] as const) this.taps[stream].onChunk = (chunk) => onChunk(stream, chunk)
+    for (const stream of ['stdout', 'stderr'] as const) this.taps[stream].onChunk = chunk => onChunk(stream, chunk)
     const startedAt = clock()
     const ended = this.stepEnd()
     this.orders.write(script)
@@ -159,7 +160,10 @@ export class Box {
   /** SIGKILL to pid 1 of the box, at which the kernel kills all of it, stopped, detached or deaf. */
   kill(): void {
     if (this.state === 'gone') return
-    if (!this.init) return this.orders.close()
+    if (!this.init) {
+      this.orders.close()
+      return
+    }
     // The descriptor is of that process, not of that number: reading fails once it is dead, so no other can be hit.
     if (stillThere(this.init.stat)) killQuietly(this.init.pid)
     const { group } = this.options.slot
@@ -181,11 +185,10 @@ export class Box {
     let timer: NodeJS.Timeout | undefined
     const look = () => {
       const cpuMs = this.meter.cpuMs() ?? 0
-      const exceeded = this.meter.exceeded()
-      if (exceeded) return this.endStep?.(exceeded)
-      if (cpuMs > limits.cpuMs) return this.endStep?.('cpu')
-      if (clock() >= deadline) return this.endStep?.('wall')
-      schedule(cpuMs)
+      const over =
+        this.meter.exceeded() ?? (cpuMs > limits.cpuMs ? 'cpu' : null) ?? (clock() >= deadline ? 'wall' : null)
+      if (over) this.endStep?.(over)
+      else schedule(cpuMs)
     }
     const schedule = (cpuMs: number) => {
       const cpuLeftMs = (limits.cpuMs - cpuMs) / availableParallelism()
@@ -204,29 +207,31 @@ export class Box {
 
   private hear(chunk: Buffer): void {
     this.reported += chunk.length
-    // Only a program that found the shell's pipe says so much.
-    if (this.reported > REPORT_BYTES_MAX) return this.kill()
+    if (this.reported > REPORT_BYTES_MAX) {
+      // Only a program that found the shell's pipe says so much.
+      this.kill()
+      return
+    }
     const lines = (this.partial + chunk.toString('latin1')).split('\n')
     this.partial = lines.pop() ?? ''
     for (const line of lines) this.hearLine(line)
   }
 
   private hearLine(line: string): void {
-    if (line.startsWith('{')) return this.hearBwrap(line)
-    if (line === 'ready') return this.becomeWarm()
-    if (line === 'unwritten') {
-      this.unwritten ||= 'its disk or memory was full'
-      return
-    }
-    if (line.startsWith('exit ')) {
-      this.exitCode = Number.parseInt(line.slice(5), 10) & 255
-      return this.endStep?.(null)
-    }
     const times = /^(\d+)m([\d.]+)s (\d+)m([\d.]+)s$/.exec(line)
-    if (times) this.childrenCpuMs = timesToMs(times)
-    // The shell names a signal in words ("Segmentation fault"); its number comes with the code.
+    if (line.startsWith('{')) this.hearBwrap(line)
+    else if (line === 'ready') this.becomeWarm()
     else if (line === 'send') this.onReport?.(line)
+    else if (line === 'unwritten') this.unwritten ||= 'its disk or memory was full'
+    else if (line.startsWith('exit ')) this.hearExit(Number.parseInt(line.slice(5), 10) & 255)
+    else if (times) this.childrenCpuMs = timesToMs(times)
+    // The shell names a signal in words ("Segmentation fault"); its number comes with the code.
     else if (line !== '') this.signalled = true
+  }
+
+  private hearExit(code: number): void {
+    this.exitCode = code
+    this.endStep?.(null)
   }
 
   private hearBwrap(line: string): void {
@@ -235,7 +240,7 @@ export class Box {
     if (this.state === 'starting' && status['child-pid']) this.init = openInit(status['child-pid'])
     const code = status['exit-code']
     if (this.state === 'used' && code !== undefined && this.exitCode === null) {
-      // The shell itself was killed: there is nobody left who could tell a signal from a code.
+      // The shell itself is dead, of the OOM killer most likely: nobody is left who could tell a signal from a code.
       this.exitCode = code & 255
       this.signalled = this.exitCode > 128
     }
@@ -244,7 +249,10 @@ export class Box {
   private becomeWarm(): void {
     if (this.state !== 'starting') return
     clearTimeout(this.startTimer)
-    if (!this.init) return this.failStart('bwrap did not name its child')
+    if (!this.init) {
+      this.failStart('bwrap did not name its child')
+      return
+    }
     this.state = 'warm'
     this.startup.resolve()
   }
@@ -263,7 +271,7 @@ export class Box {
     clearTimeout(this.startTimer)
     if (this.state === 'starting') {
       const said: Buffer[] = []
-      this.taps.stderr.onChunk = (chunk) => said.push(chunk)
+      this.taps.stderr.onChunk = chunk => said.push(chunk)
       this.taps.stderr.drain()
       const reason = Buffer.concat(said).toString().trim() || this.options.slot.complaint() || 'it ended at once'
       this.startup.reject(errors.setupFailed(reason))
@@ -279,16 +287,16 @@ export class Box {
   private async release(): Promise<void> {
     this.orders.close()
     if (this.abandoned) for (const tap of Object.values(this.taps)) tap.close()
-    await Promise.all(Object.values(this.taps).map((tap) => tap.closed))
+    await Promise.all(Object.values(this.taps).map(tap => tap.closed))
     if (this.init) closeSync(this.init.stat)
     this.init = null
     this.releaseSignal.resolve()
   }
 
   private report(expected: string): Promise<void> {
-    return new Promise((resolve) => {
+    return new Promise(resolve => {
       if (this.state === 'gone') return resolve()
-      this.onReport = (report) => {
+      this.onReport = report => {
         if (report === expected || report === 'gone') resolve()
       }
     })
@@ -299,7 +307,7 @@ function meterOf(group: Group): Meter {
   return {
     // Only the kill of a child, of which the program itself says nothing, has to be looked for.
     intervalMs: 100,
-    setLimits: (limits) => group.setLimits(limits),
+    setLimits: limits => group.setLimits(limits),
     restart: () => group.restart(),
     cpuMs: () => group.cpuMs(),
     memoryPeakBytes: () => group.memoryPeakBytes(),
@@ -324,7 +332,7 @@ function makeTap(path: string): Tap {
   const socket = new Socket({ fd, readable: true, writable: false })
   const tap: Tap = {
     onChunk: null,
-    closed: new Promise((resolve) => socket.once('close', () => resolve())),
+    closed: new Promise(resolve => socket.once('close', () => resolve())),
     drain() {
       for (let taken = 0; taken < PIPE_BYTES_MAX && !socket.destroyed; ) {
         const bytes = readNow(fd, buffer)
@@ -335,7 +343,7 @@ function makeTap(path: string): Tap {
     },
     close: () => socket.destroy(),
   }
-  socket.on('data', (chunk) => tap.onChunk?.(chunk))
+  socket.on('data', chunk => tap.onChunk?.(chunk))
   socket.on('error', () => {})
   return tap
 }

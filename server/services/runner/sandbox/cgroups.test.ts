@@ -21,7 +21,7 @@ function makeFake(t: TestContext, { mountinfo, self, own }: { mountinfo: string;
   writeFileSync(join(root, 'proc/self/mountinfo'), mountinfo)
   writeFileSync(join(root, 'proc/self/cgroup'), self)
   mkdirSync(join(root, own), { recursive: true })
-  return { root, own: join(root, own), open: (options) => openGroups({ root, ...options }) }
+  return { root, own: join(root, own), open: options => openGroups({ root, ...options }) }
 }
 
 function makeFake2(t: TestContext, controllers = 'cpu io memory pids'): Fake {
@@ -41,9 +41,9 @@ function opened(fake: Fake): Groups {
   return groups
 }
 
-const onlyFolder = (path: string) => join(path, readdirSync(path).find((name) => name.startsWith('capstan-')) ?? '')
+const onlyFolder = (path: string) => join(path, readdirSync(path).find(name => name.startsWith('capstan-')) ?? '')
 
-test('version 2: controllers are handed down and every limit is written', (t) => {
+test('version 2: controllers are handed down and every limit is written', t => {
   const fake = makeFake2(t)
   const groups = opened(fake)
   assert.deepEqual([groups.kind, groups.limitsProcesses, groups.countsCpu], ['cgroup2', true, true])
@@ -57,7 +57,7 @@ test('version 2: controllers are handed down and every limit is written', (t) =>
   assert.equal(read('pids.max'), String(7 + OWN_PROCESSES))
 })
 
-test('version 2: figures count from the restart, and an OOM kill is seen', (t) => {
+test('version 2: figures count from the restart, and an OOM kill is seen', t => {
   const fake = makeFake2(t)
   const groups = opened(fake)
   const group = groups.make('slot-0')
@@ -76,7 +76,7 @@ test('version 2: figures count from the restart, and an OOM kill is seen', (t) =
   assert.equal(group.memoryPeakBytes(), null)
 })
 
-test('version 2: a kill is one write where the kernel offers it', (t) => {
+test('version 2: a kill is one write where the kernel offers it', t => {
   const fake = makeFake2(t)
   const group = opened(fake).make('slot-0')
   const file = join(onlyFolder(fake.own), 'slot-0', 'cgroup.kill')
@@ -85,34 +85,39 @@ test('version 2: a kill is one write where the kernel offers it', (t) => {
   assert.equal(readFileSync(file, 'utf8'), '1')
 })
 
-test('version 2: without a memory controller there is a reason instead', (t) => {
+test('version 2: without a memory controller there is a reason instead', t => {
   const groups = makeFake2(t, 'cpu pids').open()
   assert.ok('reason' in groups)
   assert.match(groups.reason, /no memory controller/)
 })
 
-test('version 2: without a pids controller processes are left to rlimits', (t) => {
+test('version 2: without a pids controller processes are left to rlimits', t => {
   assert.equal(opened(makeFake2(t, 'memory')).limitsProcesses, false)
 })
 
-test('version 1: each hierarchy gets its group, below our own, also where a container mounts but a part', (t) => {
+test('version 1: each hierarchy gets its group, below our own, also where a container mounts but a part', t => {
   const fake = makeFake(t, {
     mountinfo:
       '31 25 0:27 /docker/abc /sys/fs/cgroup/memory ro,nosuid - cgroup cgroup rw,memory\n' +
-      '32 25 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n',
-    self: '9:memory:/docker/abc/inner\n8:cpu,cpuacct:/\n0::/\n',
+      '32 25 0:28 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n' +
+      '33 25 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n',
+    self: '9:memory:/docker/abc/inner\n8:cpu,cpuacct:/\n7:pids:/gone\n0::/\n',
     own: 'sys/fs/cgroup/memory/inner',
   })
-  mkdirSync(join(fake.root, 'sys/fs/cgroup/cpu,cpuacct'), { recursive: true })
+  for (const name of ['cpu,cpuacct', 'pids']) mkdirSync(join(fake.root, 'sys/fs/cgroup', name), { recursive: true })
   const groups = opened(fake)
-  assert.deepEqual([groups.kind, groups.limitsProcesses, groups.countsCpu], ['cgroup1', false, true])
-  groups.make('slot-0').setLimits({ memoryBytes: 1000, processes: 7 })
+  assert.deepEqual([groups.kind, groups.limitsProcesses, groups.countsCpu], ['cgroup1', true, true])
+  const group = groups.make('slot-0')
   const limit = join(onlyFolder(fake.own), 'slot-0/memory.limit_in_bytes')
+  writeFileSync(limit, '9223372036854771712')
+  group.setLimits({ memoryBytes: 1000, processes: 7 })
   assert.equal(readFileSync(limit, 'utf8'), String(1000 + OWN_MEMORY_BYTES))
+  const most = join(onlyFolder(join(fake.root, 'sys/fs/cgroup/pids')), 'slot-0/pids.max')
+  assert.equal(readFileSync(most, 'utf8'), String(7 + OWN_PROCESSES))
   assert.ok(existsSync(join(onlyFolder(join(fake.root, 'sys/fs/cgroup/cpu,cpuacct')), 'slot-0')))
 })
 
-test('no hierarchy at all is a reason', (t) => {
+test('no hierarchy at all is a reason', t => {
   const groups = makeFake(t, { mountinfo: '', self: '0::/\n', own: 'x' }).open()
   assert.ok('reason' in groups)
 })
@@ -122,10 +127,11 @@ test('only the folders of dead owners are orphans', () => {
   assert.equal(isOrphan(name), false)
   assert.equal(isOrphan(name.replace(/-\d+-(\d+)$/, '-1-$1')), true, 'the pid was given to somebody else since')
   assert.equal(isOrphan('capstan-4194305-5-1'), true)
-  for (const other of ['capstan-host', 'capstan-4194305', 'docker', 'xcapstan-4194305-5-1']) assert.equal(isOrphan(other), false)
+  for (const other of ['capstan-host', 'capstan-4194305', 'docker', 'xcapstan-4194305-5-1'])
+    assert.equal(isOrphan(other), false)
 })
 
-test('a dead owner leaves folders that the next one removes, and a living one keeps his', async (t) => {
+test('a dead owner leaves folders that the next one removes, and a living one keeps his', async t => {
   const fake = makeFake2(t)
   const dead = join(fake.own, 'capstan-4194305-5-1')
   mkdirSync(join(dead, 'slot-0'), { recursive: true })

@@ -1,4 +1,14 @@
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, readSync, writeFileSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { rmdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -44,10 +54,10 @@ export interface GroupsOptions {
   root?: string
 }
 
-/** What the process memory of the box's own machinery (bwrap twice, a shell) is given on top of the program's. */
+/** What the process memory of the box's own machinery (bwrap, two shells) is given on top of the program's. */
 export const OWN_MEMORY_BYTES = 4 * 1024 * 1024
-/** The slot's shell, bwrap's monitor, its pid 1, and the shell in the box. */
-export const OWN_PROCESSES = 4
+/** The slot's shell, bwrap, and the shell in the box. */
+export const OWN_PROCESSES = 3
 
 /** More than this left behind (pages of files that the last box was first to read) would count against the next. */
 const RESIDUE_BYTES_MAX = 2 * 1024 * 1024
@@ -63,10 +73,10 @@ interface Mount {
 export function openGroups(options: GroupsOptions): Groups | { reason: string } {
   const root = options.root ?? '/'
   const mounts = readMounts(root)
-  const memory = mounts.find((mount) => mount.controllers.includes('memory'))
+  const memory = mounts.find(mount => mount.controllers.includes('memory'))
   try {
     if (memory) return openVersion1(mounts, options)
-    const unified = mounts.find((mount) => mount.controllers.includes('cgroup2'))
+    const unified = mounts.find(mount => mount.controllers.includes('cgroup2'))
     if (unified) return openVersion2(unified, options)
     return { reason: 'no cgroup hierarchy with a memory controller is mounted' }
   } catch (error) {
@@ -77,20 +87,30 @@ export function openGroups(options: GroupsOptions): Groups | { reason: string } 
 function readMounts(root: string): Mount[] {
   return readText(join(root, 'proc/self/mountinfo'))
     .split('\n')
-    .flatMap((line) => {
+    .flatMap(line => {
       const [before, after] = line.split(' - ')
       const [, , , mountRoot, point] = before?.split(' ') ?? []
       const [type, , options] = after?.split(' ') ?? []
       if (!mountRoot || !point || !options || (type !== 'cgroup' && type !== 'cgroup2')) return []
-      return [{ point: join(root, point), root: mountRoot, controllers: type === 'cgroup2' ? ['cgroup2'] : options.split(',') }]
+      return [
+        {
+          point: join(root, point),
+          root: mountRoot,
+          controllers: type === 'cgroup2' ? ['cgroup2'] : options.split(','),
+        },
+      ]
     })
 }
 
 /** Where this process's own group lies under a mount; a container may have mounted only its part of the tree. */
 function ownFolder(mount: Mount, root: string): string {
-  const lines = readText(join(root, 'proc/self/cgroup')).split('\n').map((line) => line.split(':'))
+  const lines = readText(join(root, 'proc/self/cgroup'))
+    .split('\n')
+    .map(line => line.split(':'))
   const line = lines.find(([id, names]) =>
-    mount.controllers.includes('cgroup2') ? id === '0' : names?.split(',').some((name) => mount.controllers.includes(name)),
+    mount.controllers.includes('cgroup2')
+      ? id === '0'
+      : names?.split(',').some(name => mount.controllers.includes(name)),
   )
   const path = line?.slice(2).join(':') ?? '/'
   const below = path === mount.root || path.startsWith(`${mount.root}/`) ? path.slice(mount.root.length) : path
@@ -103,7 +123,7 @@ function openVersion1(mounts: Mount[], options: GroupsOptions): Groups {
   const folders: Record<string, string> = {}
   const sweeping: Promise<void>[] = []
   for (const controller of ['memory', 'pids', 'cpuacct']) {
-    const mount = mounts.find((candidate) => candidate.controllers.includes(controller))
+    const mount = mounts.find(candidate => candidate.controllers.includes(controller))
     if (!mount) continue
     const base = options.parent ? join(mount.point, options.parent) : ownFolder(mount, options.root ?? '/')
     sweeping.push(sweep(base))
@@ -119,7 +139,7 @@ function openVersion1(mounts: Mount[], options: GroupsOptions): Groups {
     kind: 'cgroup1',
     limitsProcesses: folders.pids !== undefined,
     countsCpu: folders.cpuacct !== undefined,
-    make: (name) => makeGroup1(folders, name),
+    make: name => makeGroup1(folders, name),
     swept: Promise.all(sweeping),
     close: async () => {
       await Promise.all([...new Set(Object.values(folders))].map(removeTree))
@@ -128,7 +148,9 @@ function openVersion1(mounts: Mount[], options: GroupsOptions): Groups {
 }
 
 function makeGroup1(parents: Record<string, string>, name: string): Group {
-  const folders = Object.fromEntries(Object.entries(parents).map(([controller, parent]) => [controller, join(parent, name)]))
+  const folders = Object.fromEntries(
+    Object.entries(parents).map(([controller, parent]) => [controller, join(parent, name)]),
+  )
   const { memory = '', pids, cpuacct } = folders
   // With controllers mounted together, two of these are one folder.
   const distinct = [...new Set(Object.values(folders))]
@@ -160,7 +182,7 @@ function makeGroup1(parents: Record<string, string>, name: string): Group {
     ranOutOfMemory: () => killsNow() > killsBefore,
     kill: () => killListed(join(memory, 'cgroup.procs')),
     isClean: () =>
-      distinct.every((folder) => listed(join(folder, 'cgroup.procs')).length === 1) &&
+      distinct.every(folder => listed(join(folder, 'cgroup.procs')).length === 1) &&
       (!pids || readNumber(join(pids, 'pids.current')) === 1) &&
       readNumber(join(memory, 'memory.usage_in_bytes')) < RESIDUE_BYTES_MAX,
     remove: async () => {
@@ -173,9 +195,10 @@ function makeGroup1(parents: Record<string, string>, name: string): Group {
 function setMemory1(folder: string, bytes: number): void {
   const limit = join(folder, 'memory.limit_in_bytes')
   const withSwap = join(folder, 'memory.memsw.limit_in_bytes')
-  if (!existsSync(withSwap)) return writeFileSync(limit, String(bytes))
   const raising = bytes > readNumber(limit)
-  for (const file of raising ? [withSwap, limit] : [limit, withSwap]) writeFileSync(file, String(bytes))
+  const files = raising ? [withSwap, limit] : [limit, withSwap]
+  // Where swap is not counted, its limit does not exist.
+  for (const file of files.filter(existsSync)) writeFileSync(file, String(bytes))
 }
 
 function openVersion2(mount: Mount, options: GroupsOptions): Groups | { reason: string } {
@@ -183,7 +206,7 @@ function openVersion2(mount: Mount, options: GroupsOptions): Groups | { reason: 
   const swept = sweep(base)
   const offered = readText(join(base, 'cgroup.controllers')).trim().split(/\s+/)
   if (!offered.includes('memory')) return { reason: `the cgroup ${base} offers no memory controller` }
-  const wanted = ['memory', 'pids', 'cpu'].filter((name) => offered.includes(name))
+  const wanted = ['memory', 'pids', 'cpu'].filter(name => offered.includes(name))
   const folder = join(base, makeOwnerName())
   mkdirSync(folder, { recursive: true })
   enable(base, wanted, () => vacate(base, folder))
@@ -192,7 +215,7 @@ function openVersion2(mount: Mount, options: GroupsOptions): Groups | { reason: 
     kind: 'cgroup2',
     limitsProcesses: wanted.includes('pids'),
     countsCpu: true,
-    make: (name) => makeGroup2(join(folder, name), wanted),
+    make: name => makeGroup2(join(folder, name), wanted),
     swept,
     close: () => removeTree(folder),
   }
@@ -201,9 +224,9 @@ function openVersion2(mount: Mount, options: GroupsOptions): Groups | { reason: 
 /** Hands controllers down to a group's children. A group that has processes of its own refuses until they moved. */
 function enable(folder: string, controllers: string[], vacateFirst: () => void): void {
   const file = join(folder, 'cgroup.subtree_control')
-  const missing = controllers.filter((name) => !readText(file).trim().split(/\s+/).includes(name))
+  const missing = controllers.filter(name => !readText(file).trim().split(/\s+/).includes(name))
   if (missing.length === 0) return
-  const text = missing.map((name) => `+${name}`).join(' ')
+  const text = missing.map(name => `+${name}`).join(' ')
   try {
     writeFileSync(file, text)
   } catch (error) {
@@ -230,7 +253,10 @@ function vacate(base: string, folder: string): void {
 function makeGroup2(folder: string, controllers: string[]): Group {
   const file = (name: string) => join(folder, name)
   mkdirSync(folder)
-  for (const [name, value] of [['memory.swap.max', '0'], ['memory.oom.group', '1']] as const) {
+  for (const [name, value] of [
+    ['memory.swap.max', '0'],
+    ['memory.oom.group', '1'],
+  ] as const) {
     if (existsSync(file(name))) writeFileSync(file(name), value)
   }
   const cpuNow = () => readField(file('cpu.stat'), 'usage_usec') / 1000
@@ -241,7 +267,7 @@ function makeGroup2(folder: string, controllers: string[]): Group {
   let killsBefore = 0
   let memoryBefore = 0
   return {
-    admit: (pid) => writeFile(file('cgroup.procs'), String(pid)),
+    admit: pid => writeFile(file('cgroup.procs'), String(pid)),
     setLimits({ memoryBytes, processes }) {
       if (limited === `${memoryBytes} ${processes}`) return
       limited = `${memoryBytes} ${processes}`
@@ -260,7 +286,8 @@ function makeGroup2(folder: string, controllers: string[]): Group {
       return bytes === null ? null : Math.max(0, bytes - memoryBefore)
     },
     ranOutOfMemory: () => killsNow() > killsBefore,
-    kill: () => (existsSync(file('cgroup.kill')) ? writeFileSync(file('cgroup.kill'), '1') : killListed(file('cgroup.procs'))),
+    kill: () =>
+      existsSync(file('cgroup.kill')) ? writeFileSync(file('cgroup.kill'), '1') : killListed(file('cgroup.procs')),
     isClean: () =>
       peak.restarts &&
       listed(file('cgroup.procs')).length === 1 &&
@@ -297,7 +324,8 @@ function openPeak(file: string): Peak {
       return restarts
     },
     restart,
-    read: () => (fd === null ? null : Number.parseInt(buffer.toString('latin1', 0, readSync(fd, buffer, 0, 32, 0)), 10) || 0),
+    read: () =>
+      fd === null ? null : Number.parseInt(buffer.toString('latin1', 0, readSync(fd, buffer, 0, 32, 0)), 10) || 0,
     close() {
       if (fd !== null) closeSync(fd)
     },
@@ -320,13 +348,13 @@ async function sweep(base: string): Promise<void> {
   if (!existsSync(base)) return
   const orphans = readdirSync(base).filter(isOrphan)
   // Somebody else may be sweeping too, and the next start tries again.
-  await Promise.allSettled(orphans.map((name) => removeTree(join(base, name))))
+  await Promise.allSettled(orphans.map(name => removeTree(join(base, name))))
 }
 
 async function removeTree(folder: string): Promise<void> {
   const children = readFolders(folder)
   for (const child of children) killListed(join(folder, child, 'cgroup.procs'))
-  await Promise.all(children.map((child) => removeWhenEmpty(join(folder, child))))
+  await Promise.all(children.map(child => removeWhenEmpty(join(folder, child))))
   await removeWhenEmpty(folder)
 }
 
@@ -355,12 +383,16 @@ function killListed(procs: string): void {
 }
 
 function listed(procs: string): string[] {
-  return readText(procs).split('\n').filter((pid) => pid !== '' && pid !== '0')
+  return readText(procs)
+    .split('\n')
+    .filter(pid => pid !== '' && pid !== '0')
 }
 
 function readFolders(folder: string): string[] {
   try {
-    return readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map((entry) => entry.name)
+    return readdirSync(folder, { withFileTypes: true })
+      .filter(entry => entry.isDirectory())
+      .map(entry => entry.name)
   } catch {
     return []
   }
@@ -379,6 +411,8 @@ function readNumber(file: string): number {
 }
 
 function readField(file: string, name: string): number {
-  const line = readText(file).split('\n').find((candidate) => candidate.startsWith(`${name} `))
+  const line = readText(file)
+    .split('\n')
+    .find(candidate => candidate.startsWith(`${name} `))
   return Number(line?.slice(name.length + 1)) || 0
 }

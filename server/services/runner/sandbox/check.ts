@@ -31,7 +31,10 @@ export function checkExecution({ runtime, files, compile, run }: Execution): voi
   }
   for (const step of compile ? [compile, run] : [run]) checkStep(step)
   checkArguments([...runtime.argv, ...run.argv])
-  const bytes = [...files.map((file) => file.content), compile?.stdin, run.stdin].reduce((sum, data) => sum + onDisk(data), 0)
+  const bytes = [...files.map(file => file.content), compile?.stdin, run.stdin].reduce(
+    (sum, data) => sum + onDisk(data),
+    0,
+  )
   if (bytes > run.limits.diskBytes) throw errors.filesTooLarge(bytes, run.limits.diskBytes)
 }
 
@@ -46,9 +49,9 @@ function checkStep({ argv, limits }: Step): void {
 }
 
 function checkArguments(argv: string[]): void {
-  const sizes = argv.map((argument) => Buffer.byteLength(argument))
-  if (argv.some((argument) => argument.includes('\0'))) throw errors.argument('holds a NUL')
-  if (sizes.some((size) => size > ARGUMENT_BYTES_MAX)) throw errors.argument(`is longer than ${ARGUMENT_BYTES_MAX} bytes`)
+  const sizes = argv.map(argument => Buffer.byteLength(argument))
+  if (argv.some(argument => argument.includes('\0'))) throw errors.argument('holds a NUL')
+  if (sizes.some(size => size > ARGUMENT_BYTES_MAX)) throw errors.argument(`is longer than ${ARGUMENT_BYTES_MAX} bytes`)
   if (sizes.reduce((sum, size) => sum + size + 9, 0) > ARGUMENTS_BYTES_MAX) throw errors.argument('is one too many')
 }
 

@@ -9,7 +9,9 @@ export function withoutInherited<T>(spawn: (others: Others) => T): T {
   const inherited = new Set(inheritedDescriptors())
   const nothing = openSync('/dev/null', 'r')
   const highest = Math.max(2, ...inherited)
-  const others: Others = Array.from({ length: highest - 2 }, (_, index) => (inherited.has(index + 3) ? nothing : 'ignore'))
+  const others: Others = Array.from({ length: highest - 2 }, (_, index) =>
+    inherited.has(index + 3) ? nothing : 'ignore',
+  )
   try {
     return spawn(others)
   } finally {
@@ -22,7 +24,9 @@ export function withoutInherited<T>(spawn: (others: Others) => T): T {
  * the lowest of the others; a log, a socket or a lock higher up would be handed to strangers' programs.
  */
 function inheritedDescriptors(): number[] {
-  return readdirSync('/proc/self/fd').map(Number).filter((fd) => fd > 2 && isInherited(fd))
+  return readdirSync('/proc/self/fd')
+    .map(Number)
+    .filter(fd => fd > 2 && isInherited(fd))
 }
 
 function isInherited(fd: number): boolean {

@@ -31,7 +31,10 @@ export const errors = {
   fileName: (name: string, why: string) =>
     new InvalidExecution('invalid_file_name', `The file name ${JSON.stringify(name)} ${why}.`, { name }),
   filesTooLarge: (bytes: number, limitBytes: number) =>
-    new InvalidExecution('files_too_large', 'The files and the input do not fit on the disk the limits allow.', { bytes, limitBytes }),
+    new InvalidExecution('files_too_large', 'The files and the input do not fit on the disk the limits allow.', {
+      bytes,
+      limitBytes,
+    }),
   argument: (why: string) => new InvalidExecution('invalid_argument', `An argument ${why}.`),
   environment: (name: string) =>
     new InvalidExecution('invalid_environment', `${JSON.stringify(name)} cannot be an environment variable.`, { name }),

@@ -17,7 +17,7 @@ import { arch, release, tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { Box } from './box.ts'
+import { Box, type BoxOptions } from './box.ts'
 import { type Groups, openGroups } from './cgroups.ts'
 import { withoutInherited } from './descriptors.ts'
 import { errors } from './errors.ts'
@@ -94,10 +94,10 @@ async function undoAll(undo: Undo[]): Promise<void> {
 }
 
 function modes({ cgroups }: SandboxOptions): Mode[] {
-  const all = [true, false].flatMap((proc) =>
-    [true, false].flatMap((mountNamespace) => [true, false].map((groups) => ({ groups, proc, mountNamespace }))),
+  const all = [true, false].flatMap(proc =>
+    [true, false].flatMap(mountNamespace => [true, false].map(groups => ({ groups, proc, mountNamespace }))),
   )
-  return all.filter((mode) => (cgroups !== 'none' || !mode.groups) && (isRoot() || !mode.mountNamespace))
+  return all.filter(mode => (cgroups !== 'none' || !mode.groups) && (isRoot() || !mode.mountNamespace))
 }
 
 async function prepare(options: SandboxOptions, mode: Mode, bwrap: string, undo: Undo[]): Promise<Ground> {
@@ -113,7 +113,18 @@ async function prepare(options: SandboxOptions, mode: Mode, bwrap: string, undo:
   makeEtc(join(folder, 'etc'))
   const bwrapHelp = (await run(bwrap, ['--help'])).stdout
   const groupsMissing = 'reason' in opened ? opened.reason : ''
-  return { options, mode, folder, bwrap, bwrapHelp, drop, groups, groupsMissing, traits: await shellTraits(), seccompFile }
+  return {
+    options,
+    mode,
+    folder,
+    bwrap,
+    bwrapHelp,
+    drop,
+    groups,
+    groupsMissing,
+    traits: await shellTraits(),
+    seccompFile,
+  }
 }
 
 async function makeHost(ground: Ground, undo: Undo[]): Promise<Host> {
@@ -126,7 +137,7 @@ async function makeHost(ground: Ground, undo: Undo[]): Promise<Host> {
   let count = 0
   undo.push(async () => {
     await Promise.all(busy)
-    await Promise.all(idle.splice(0).map((slot) => slot.retire()))
+    await Promise.all(idle.splice(0).map(slot => slot.retire()))
   })
 
   async function takeSlot(): Promise<Slot> {
@@ -156,14 +167,24 @@ async function makeHost(ground: Ground, undo: Undo[]): Promise<Host> {
       const argsFile = await layout.argsFile(kind)
       const slot = await takeSlot()
       const launch = { bwrap: ground.bwrap, argsFile, seccompFile: ground.seccompFile, shell: SHELL }
-      const box = new Box({ slot, launch, limits, clock: options.clock ?? (() => performance.now()) })
+      const box = await openBox({ slot, launch, limits, clock: options.clock ?? (() => performance.now()) })
       const freed = giveBack(box, slot).finally(() => busy.delete(freed))
       busy.add(freed)
       await box.ready
       return box
     },
-    scriptTraits: (limits) => scriptTraits(ground, limits),
+    scriptTraits: limits => scriptTraits(ground, limits),
     close: () => undoAll(undo),
+  }
+}
+
+/** A slot whose pipes do not open is of no more use. */
+async function openBox(options: BoxOptions): Promise<Box> {
+  try {
+    return new Box(options)
+  } catch (error) {
+    await options.slot.retire()
+    throw errors.setupFailed((error as Error).message)
   }
 }
 
@@ -179,14 +200,16 @@ async function becomesClean({ group }: Slot): Promise<boolean> {
 /** A process that does nothing but hold a mount namespace, into which we mount what only root could reach. */
 async function startMountHolder(): Promise<{ pid: number; close(): Promise<void> }> {
   const args = ['--mount', '--propagation', 'private', '--', SHELL, '-c', 'echo up; read -r line']
-  const child = withoutInherited((others) => spawn('unshare', args, { env: {}, stdio: ['pipe', 'pipe', 'pipe', ...others] }))
+  const child = withoutInherited(others =>
+    spawn('unshare', args, { env: {}, stdio: ['pipe', 'pipe', 'pipe', ...others] }),
+  )
   const said: Buffer[] = []
   child.stderr?.on('data', (chunk: Buffer) => said.push(chunk))
-  const exited = new Promise<'exited'>((resolve) => {
+  const exited = new Promise<'exited'>(resolve => {
     child.once('error', () => resolve('exited'))
     child.once('close', () => resolve('exited'))
   })
-  const up = new Promise<'up'>((resolve) => child.stdout?.once('data', () => resolve('up')))
+  const up = new Promise<'up'>(resolve => child.stdout?.once('data', () => resolve('up')))
   if ((await Promise.race([up, exited])) === 'exited') throw errors.setupFailed(Buffer.concat(said).toString().trim())
   return {
     pid: child.pid ?? 0,
@@ -251,13 +274,15 @@ function readableByAll(path: string): boolean {
 
 function scriptTraits({ groups, traits }: Ground, limits: Limits): ReturnType<Host['scriptTraits']> {
   const dataBytes = groups ? null : limits.memoryBytes + DATA_HEADROOM_BYTES
-  // The shell and pid 1 count among a box's own. Older kernels count all of a user's processes on the host instead.
-  const processes = countsProcessesByNamespace() ? limits.processes + 2 : null
+  // The shell counts among a box's own. Older kernels count all of a user's processes on the host instead.
+  const processes = countsProcessesByNamespace() ? limits.processes + 1 : null
   return { traits, rlimits: { dataBytes, processes }, reportTimes: !groups?.countsCpu }
 }
 
 function countsProcessesByNamespace(): boolean {
-  const [major = 0, minor = 0] = release().split('.').map((part) => Number.parseInt(part, 10))
+  const [major = 0, minor = 0] = release()
+    .split('.')
+    .map(part => Number.parseInt(part, 10))
   return major > 5 || (major === 5 && minor >= 14)
 }
 
@@ -286,7 +311,7 @@ function makeFolder(parent: string, group: number | null): string {
 
 function findBwrap(): string | null {
   const folders = ['/usr/bin', '/usr/local/bin', '/bin', ...(process.env.PATH ?? '').split(':')]
-  return folders.map((folder) => join(folder, 'bwrap')).find(isExecutable) ?? null
+  return folders.map(folder => join(folder, 'bwrap')).find(isExecutable) ?? null
 }
 
 function isExecutable(path: string): boolean {
@@ -315,5 +340,13 @@ function describe({ groups, groupsMissing, seccompFile, mode, drop }: Ground): S
     ...(mode.proc ? [] : ['there is no /proc in the boxes, because none could be mounted']),
   ]
   const sentence = `Programs run in bubblewrap with limits on ${limits}; ${notes.join('; ')}.`
-  return { available: true, reason: null, memoryLimitBy, processLimitBy, cpuLimitBy, seccomp: seccompFile !== null, sentence }
+  return {
+    available: true,
+    reason: null,
+    memoryLimitBy,
+    processLimitBy,
+    cpuLimitBy,
+    seccomp: seccompFile !== null,
+    sentence,
+  }
 }

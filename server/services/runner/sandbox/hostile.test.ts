@@ -6,7 +6,7 @@ import { after, before, describe, test } from 'node:test'
 import { InvalidExecution } from './errors.ts'
 import type { Language } from './languages.ts'
 import { makeSandbox } from './sandbox.ts'
-import { findLanguages, MIB, makeRunner, missing, processesWith, type Program, type Runner, until } from './testing.ts'
+import { findLanguages, MIB, makeRunner, missing, type Program, processesWith, type Runner, until } from './testing.ts'
 import type { ExecutionResult, Sandbox, StepStatus } from './types.ts'
 
 // The thirty programs that a runner must survive. Each has to end with its status, leave the host as it was, and not be
@@ -42,7 +42,13 @@ const cases: Case[] = [
     limits: { ...short, memoryBytes: 256 * MIB, wallMs: 500 },
     status: 'timed_out',
   },
-  { name: '1 a fork bomb in bash', language: 'bash', source: 'f() { f | f & }; f; wait', limits: { ...short, wallMs: 500 }, status: ['failed', 'succeeded', 'timed_out'] },
+  {
+    name: '1 a fork bomb in bash',
+    language: 'bash',
+    source: 'f() { f | f & }; f; wait',
+    limits: { ...short, wallMs: 500 },
+    status: ['failed', 'succeeded', 'timed_out'],
+  },
   {
     name: '2 a thread bomb',
     language: 'python',
@@ -59,7 +65,7 @@ except RuntimeError:
 `,
     limits: short,
     status: 'succeeded',
-    check: (result) => assert.ok(Number(out(result)) < short.processes, out(result)),
+    check: result => assert.ok(Number(out(result)) < short.processes, out(result)),
   },
   {
     name: '3 memory touched page by page',
@@ -111,7 +117,7 @@ except OSError as e: print(e.errno)
 `,
     limits: { ...short, fileBytes: 64 * MIB, diskBytes: 8 * MIB },
     status: 'succeeded',
-    check: (result) => assert.equal(out(result), '28\n'),
+    check: result => assert.equal(out(result), '28\n'),
   },
   {
     name: '6 a flood of stdout',
@@ -119,7 +125,7 @@ except OSError as e: print(e.errno)
     source: 'yes',
     limits: { ...short, wallMs: 10_000, cpuMs: 10_000, outputBytes: 10_000 },
     status: 'output_limit',
-    check: (result) => {
+    check: result => {
       assert.equal(result.stdout.length, 10_000)
       assert.equal(result.stdoutTruncated, true)
     },
@@ -130,7 +136,7 @@ except OSError as e: print(e.errno)
     source: 'yes >&2',
     limits: { ...short, wallMs: 10_000, cpuMs: 10_000, outputBytes: 10_000 },
     status: 'output_limit',
-    check: (result) => assert.equal(result.stderr.length, 10_000),
+    check: result => assert.equal(result.stderr.length, 10_000),
   },
   {
     name: '8 one huge file',
@@ -144,7 +150,7 @@ with open("big", "wb", buffering=0) as f:
 `,
     limits: { ...short, fileBytes: MIB },
     status: 'failed',
-    check: (result) => {
+    check: result => {
       assert.equal(out(result), '27\n')
       assert.match(result.stderr.toString(), /File too large/)
     },
@@ -156,16 +162,29 @@ with open("big", "wb", buffering=0) as f:
     limits: { ...short, cpuMs: 20_000, wallMs: 20_000 },
     status: 'out_of_memory',
   },
-  { name: '10 a spinning processor', language: 'python', source: 'while True: pass', limits: { ...short, cpuMs: 300, wallMs: 10_000 }, status: 'timed_out' },
+  {
+    name: '10 a spinning processor',
+    language: 'python',
+    source: 'while True: pass',
+    limits: { ...short, cpuMs: 300, wallMs: 10_000 },
+    status: 'timed_out',
+  },
   {
     name: '10 a spin spread over processes',
     language: 'python',
     source: 'import os\nfor i in range(3): os.fork()\nwhile True: pass',
     limits: { ...short, cpuMs: 300, wallMs: 10_000 },
     status: 'timed_out',
-    check: (result) => assert.ok(result.wallMs < 5_000 && result.cpuMs >= 300, JSON.stringify([result.wallMs, result.cpuMs])),
+    check: result =>
+      assert.ok(result.wallMs < 5_000 && result.cpuMs >= 300, JSON.stringify([result.wallMs, result.cpuMs])),
   },
-  { name: '11 a sleep for ever', language: 'bash', source: `sleep ${FOREVER}`, limits: { ...short, wallMs: 300 }, status: 'timed_out' },
+  {
+    name: '11 a sleep for ever',
+    language: 'bash',
+    source: `sleep ${FOREVER}`,
+    limits: { ...short, wallMs: 300 },
+    status: 'timed_out',
+  },
   {
     name: '12 SIGTERM and SIGXCPU ignored',
     language: 'python',
@@ -194,23 +213,47 @@ print("done", flush=True)
 `,
     limits: { ...short, wallMs: 10_000 },
     status: 'succeeded',
-    check: (result) => {
+    check: result => {
       assert.equal(out(result), 'done\n')
       assert.ok(result.wallMs < 5_000)
     },
   },
-  { name: '14 kill -STOP 0', language: 'bash', source: 'kill -STOP 0', limits: { ...short, wallMs: 300 }, status: 'timed_out' },
-  { name: '14 kill -STOP -1', language: 'bash', source: 'kill -STOP -1; kill -STOP $$', limits: { ...short, wallMs: 300 }, status: 'timed_out' },
-  { name: '15 a kill of the parent', language: 'bash', source: `kill -KILL $PPID; sleep ${FOREVER}`, limits: short, status: 'failed' },
+  {
+    name: '14 kill -STOP 0',
+    language: 'bash',
+    source: 'kill -STOP 0',
+    limits: { ...short, wallMs: 300 },
+    status: 'timed_out',
+  },
+  {
+    name: '14 kill -STOP -1',
+    language: 'bash',
+    source: 'kill -STOP -1; kill -STOP $$',
+    limits: { ...short, wallMs: 300 },
+    status: 'timed_out',
+  },
+  {
+    name: '15 a kill of the parent',
+    language: 'bash',
+    source: `kill -KILL $PPID; kill -STOP $PPID; exit 3`,
+    limits: short,
+    status: 'failed',
+  },
   {
     name: '15 a kill of pid 1',
     language: 'bash',
     source: 'kill -KILL 1; kill -TERM 1; echo alive',
     limits: short,
     status: 'succeeded',
-    check: (result) => assert.equal(out(result), 'alive\n'),
+    check: result => assert.equal(out(result), 'alive\n'),
   },
-  { name: '15 a kill of everybody', language: 'bash', source: `kill -KILL -1; sleep ${FOREVER}`, limits: { ...short, wallMs: 500 }, status: ['failed', 'timed_out'] },
+  {
+    name: '15 a kill of everybody',
+    language: 'bash',
+    source: `kill -KILL -1; sleep ${FOREVER}`,
+    limits: { ...short, wallMs: 500 },
+    status: ['failed', 'timed_out'],
+  },
   {
     name: '16 a socket to the outside and to the cloud metadata address',
     language: 'python',
@@ -227,7 +270,7 @@ except OSError: print("unresolved")
 `,
     limits: { ...short, wallMs: 5_000 },
     status: 'succeeded',
-    check: (result) => assert.doesNotMatch(out(result), /connected|^resolved/m),
+    check: result => assert.doesNotMatch(out(result), /connected|^resolved/m),
   },
   {
     name: '17 an output that is a symbolic link to /etc/passwd',
@@ -236,7 +279,7 @@ except OSError: print("unresolved")
     stdin: 'input',
     limits: short,
     status: 'succeeded',
-    check: (result) => assert.match(out(result), /^0\nroot:x:0:0:root:\/:\/bin\/false\nbox:/),
+    check: result => assert.match(out(result), /^0\nroot:x:0:0:root:\/:\/bin\/false\nbox:/),
   },
   {
     name: '18 outputs that are a FIFO and /dev/urandom',
@@ -253,7 +296,7 @@ except OSError: print("unresolved")
     stdin: 'input',
     limits: short,
     status: ['failed', 'succeeded'],
-    check: (result) => assert.doesNotMatch(out(result), /root:[^x]/),
+    check: result => assert.doesNotMatch(out(result), /root:[^x]/),
   },
   {
     name: '20 ptrace, and other processes through /proc',
@@ -270,8 +313,8 @@ for number in os.listdir("/proc/self/fd"):
 `,
     limits: short,
     status: 'succeeded',
-    check: (result) => {
-      assert.match(out(result), /^EPERM EPERM\n3\n(False\n){4}/)
+    check: result => {
+      assert.match(out(result), /^EPERM EPERM\n2\n(False\n){4}/)
       assert.doesNotMatch(out(result), /'home'/)
     },
   },
@@ -282,7 +325,7 @@ for number in os.listdir("/proc/self/fd"):
     compile: 'while :; do :; done',
     limits: { ...short, cpuMs: 300, wallMs: 5_000 },
     status: 'timed_out',
-    check: (result) => {
+    check: result => {
       assert.equal(result.compile?.status, 'timed_out')
       assert.equal(out(result), '')
     },
@@ -293,7 +336,7 @@ for number in os.listdir("/proc/self/fd"):
     source: 'cat /etc/shadow; cat /etc/gshadow; cat /root/.ssh/id_rsa; ls /home /root /work /var /run; cat /dev/stdin',
     limits: short,
     status: 'succeeded',
-    check: (result) => assert.equal(out(result), ''),
+    check: result => assert.equal(out(result), ''),
   },
   {
     name: '23 a zip bomb',
@@ -308,20 +351,22 @@ zipfile.ZipFile(b).extractall()
 `,
     limits: { ...short, diskBytes: 8 * MIB, wallMs: 5_000 },
     status: 'failed',
-    check: (result) => assert.match(result.stderr.toString(), /No space left|File too large/),
+    check: result => assert.match(result.stderr.toString(), /No space left|File too large/),
   },
   {
     name: '23 a zip slip',
     language: 'bash',
-    source: 'echo x > ../../../etc/cron.d/x; echo x > /etc/ld.so.preload; echo x > /usr/bin/x; echo x > /x; echo x > /dev/x; rm -rf /etc /opt /usr/bin/env 2>/dev/null; ls / /usr/bin/env | wc -l; ls -d /x /dev/x /etc/ld.so.preload 2>/dev/null',
+    source:
+      'echo x > ../../../etc/cron.d/x; echo x > /etc/ld.so.preload; echo x > /usr/bin/x; echo x > /x; echo x > /dev/x; rm -rf /etc /opt /usr/bin/env 2>/dev/null; ls / /usr/bin/env | wc -l; ls -d /x /dev/x /etc/ld.so.preload 2>/dev/null; true',
     limits: short,
     status: 'succeeded',
-    check: (result) => assert.ok(Number(out(result)) >= 6, out(result)),
+    check: result => assert.ok(Number(out(result)) >= 6, out(result)),
   },
   {
     name: '25 leftovers for the next run',
     language: 'bash',
-    source: 'echo x > /tmp/left; echo x > /dev/shm/left; echo x > left; python3 -c "import multiprocessing.shared_memory as m; m.SharedMemory(\\"left\\", True, 9)" 2>/dev/null; ipcmk -M 4096 -Q 2>&1 | head -1 >/dev/null; exit 0',
+    source:
+      'echo x > /tmp/left; echo x > /dev/shm/left; echo x > left; python3 -c "import multiprocessing.shared_memory as m; m.SharedMemory(\\"left\\", True, 9)" 2>/dev/null; ipcmk -M 4096 -Q 2>&1 | head -1 >/dev/null; exit 0',
     limits: short,
     status: 'succeeded',
   },
@@ -333,23 +378,33 @@ import os, subprocess
 for f in [lambda: os.setuid(0), lambda: os.setgroups([0]), lambda: os.chroot("/tmp"), lambda: os.mknod("d", 0o60666, os.makedev(8, 0))]:
   try: f(); print("allowed")
   except OSError as e: print("refused")
-os.system("cp /usr/bin/id i; chmod 6755 i; ./i -u; mount -t tmpfs x /tmp 2>/dev/null || echo refused; su -c id 2>/dev/null </dev/null || echo refused; unshare -U id 2>/dev/null || echo refused")
+os.system("cp /usr/bin/id i; chmod 6755 i; ./i -u; mount -t tmpfs x /tmp 2>/dev/null || echo refused; unshare -U id 2>/dev/null || echo refused")
 status = open("/proc/self/status").read()
 print([l.split()[1] for l in status.splitlines() if l.startswith(("CapEff", "CapBnd", "NoNewPrivs", "Seccomp:"))])
 `,
     limits: { ...short, wallMs: 5_000 },
     status: 'succeeded',
-    check: (result) => assert.doesNotMatch(out(result), /allowed|^0$/m),
+    check: result => assert.doesNotMatch(out(result), /allowed|^0$/m),
   },
-  { name: '27 stdin and stdout closed', language: 'bash', source: 'exec <&- >&- 2>&-; exit 3', limits: short, status: 'failed', check: (result) => assert.equal(result.exitCode, 3) },
+  {
+    name: '27 stdin and stdout closed',
+    language: 'bash',
+    source: 'exec <&- >&- 2>&-; exit 3',
+    limits: short,
+    status: 'failed',
+    check: result => assert.equal(result.exitCode, 3),
+  },
   {
     name: '28 invalid UTF-8 and NUL bytes',
     language: 'python',
     source: 'import sys\nsys.stdout.buffer.write(bytes(range(256)) * 3)\nsys.stderr.buffer.write(b"\\xff\\x00\\xfe")',
     limits: short,
     status: 'succeeded',
-    check: (result) => {
-      assert.deepEqual(result.stdout, Buffer.concat(Array(3).fill(Buffer.from(Array.from({ length: 256 }, (_, byte) => byte)))))
+    check: result => {
+      assert.deepEqual(
+        result.stdout,
+        Buffer.concat(Array(3).fill(Buffer.from(Array.from({ length: 256 }, (_, byte) => byte)))),
+      )
       assert.deepEqual(result.stderr, Buffer.from([255, 0, 254]))
     },
   },
@@ -369,7 +424,7 @@ print("x32", call(0x40000000 + 39, 9999))
 `,
     limits: short,
     status: 'succeeded',
-    check: (result) => {
+    check: result => {
       const text = out(result)
       assert.doesNotMatch(text, /allowed/)
       assert.match(text, /keyctl EPERM EPERM\nio_uring ENOSYS userfaultfd EPERM bpf EPERM perf EPERM\n/)
@@ -383,13 +438,12 @@ print("x32", call(0x40000000 + 39, 9999))
     source: `
 env
 for f in /proc/[0-9]*; do cat $f/environ $f/cmdline $f/mountinfo 2>/dev/null | tr '\\0' '\\n'; done
-find / -xdev -type s 2>/dev/null
-find / -name '.s.PGSQL*' 2>/dev/null
+find / -path /proc -prune -o -type s -print -o -name '.s.PGSQL*' -print 2>/dev/null
 cat /proc/net/unix
 `,
     limits: { ...short, wallMs: 10_000, cpuMs: 10_000 },
     status: 'succeeded',
-    check: (result) => assert.doesNotMatch(out(result), /only-the-server-knows|PGSQL/),
+    check: result => assert.doesNotMatch(out(result), /only-the-server-knows|PGSQL/),
   },
   {
     name: 'a program that finds the pipe its shell reports on',
@@ -428,16 +482,16 @@ for (const cgroups of ['auto', 'none'] as const) {
     let languages: Language[]
     let run: Runner
     // What a program could reach if it shared our network: a port, and a name that no file system guards.
-    const tcp = createServer((socket) => socket.end())
-    const unix = createServer((socket) => socket.end())
+    const tcp = createServer(socket => socket.end())
+    const unix = createServer(socket => socket.end())
     const abstract = `capstan-test-${process.pid}-${cgroups}`
 
     before(async () => {
-      await new Promise<void>((resolve) => tcp.listen(0, '127.0.0.1', resolve))
-      await new Promise<void>((resolve) => unix.listen(`\0${abstract}`, resolve))
+      await new Promise<void>(resolve => tcp.listen(0, '127.0.0.1', resolve))
+      await new Promise<void>(resolve => unix.listen(`\0${abstract}`, resolve))
       process.env.SECRET_OF_THE_SERVER = 'only-the-server-knows'
       languages = await findLanguages()
-      sandbox = await makeSandbox({ runtimes: languages.map((language) => language.runtime), cgroups, warm: 1 })
+      sandbox = await makeSandbox({ runtimes: languages.map(language => language.runtime), cgroups, warm: 1 })
       run = await makeRunner(sandbox, languages)
     })
     after(async () => {
@@ -447,26 +501,43 @@ for (const cgroups of ['auto', 'none'] as const) {
     })
 
     for (const { name, status, check, ...program } of cases) {
-      test(`${name} ends as it should and leaves nothing`, async (t) => {
+      test(`${name} ends as it should and leaves nothing`, { timeout: 30_000 }, async t => {
         const why = missing(sandbox, languages, [program.language, 'python'])
         if (why) return t.skip(why)
         const before = fingerprint()
         const result = await run({ ...program, args: [String((tcp.address() as AddressInfo).port), abstract] })
         const allowed = Array.isArray(status) ? status : [status]
-        const seen = JSON.stringify({ ...result, stdout: out(result).slice(-600), stderr: result.stderr.toString().slice(-600) })
+        const seen = JSON.stringify({
+          ...result,
+          stdout: out(result).slice(-600),
+          stderr: result.stderr.toString().slice(-600),
+        })
         assert.ok(allowed.includes(result.status), seen)
+        assert.ok(result.wallMs < (program.limits?.wallMs ?? 0) + 3_000, `it took ${result.wallMs} ms`)
         check?.(result)
         assert.equal(fingerprint(), before)
         const next = await run({ language: 'python', source: afterwards })
-        assert.equal(out(next), "['main.py'] [] []\n3\n1\n", next.stderr.toString())
+        assert.equal(out(next), "['main.py'] [] []\n2\n1\n", next.stderr.toString())
         await until('nothing of it runs', () => processesWith(`sleep ${FOREVER}`).length === 0)
       })
     }
 
-    test('24 a file name that leaves the box is refused', async (t) => {
+    test('24 a file name that leaves the box is refused', async t => {
       const why = missing(sandbox, languages, ['bash'])
       if (why) return t.skip(why)
-      for (const name of ['../x', 'a/../../x', '/etc/x', 'a//b', './a', 'a/.', '', 'a\0b', 'a/'.repeat(20) + 'b', 'n'.repeat(300), 'x/']) {
+      for (const name of [
+        '../x',
+        'a/../../x',
+        '/etc/x',
+        'a//b',
+        './a',
+        'a/.',
+        '',
+        'a\0b',
+        `${'a/'.repeat(20)}b`,
+        'n'.repeat(300),
+        'x/',
+      ]) {
         const files = [{ name, content: Buffer.from('x') }]
         await assert.rejects(run({ language: 'bash', source: '', files }), InvalidExecution, name)
       }

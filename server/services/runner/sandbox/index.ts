@@ -1,5 +1,5 @@
 export { InvalidExecution, SandboxError } from './errors.ts'
-export { detectLanguages, type Language, LANGUAGES, type LanguageSpec } from './languages.ts'
+export { detectLanguages, LANGUAGES, type Language, type LanguageSpec } from './languages.ts'
 export { DEFAULT_LIMITS, makeSandbox } from './sandbox.ts'
 export type {
   Bind,

@@ -12,13 +12,16 @@ let run: Runner
 
 before(async () => {
   languages = await detectLanguages()
-  sandbox = await makeSandbox({ runtimes: languages.map((language) => language.runtime) })
+  sandbox = await makeSandbox({ runtimes: languages.map(language => language.runtime) })
   run = await makeRunner(sandbox, languages)
 })
 after(() => sandbox.close())
 
 test('every language found has a version and an interpreter outside of all homes', () => {
-  assert.ok(languages.some(({ id }) => id === 'javascript'), 'Node is here, for it runs this test')
+  assert.ok(
+    languages.some(({ id }) => id === 'javascript'),
+    'Node is here, for it runs this test',
+  )
   for (const { id, version, runtime } of languages) {
     assert.match(version, /^\d+\.\d+/, id)
     assert.match(runtime.argv[0] ?? '', /^\/(usr|opt\/node)\//, id)
@@ -45,17 +48,45 @@ test('another Node can be named', async () => {
 const programs = [
   { language: 'python', source: 'import sys, json, ssl, sqlite3\nprint("ü", sys.version_info[0])', expected: 'ü 3\n' },
   { language: 'python', source: 'print(__name__, __file__)', expected: '__main__ /box/work/main.py\n' },
-  { language: 'javascript', source: 'const { join } = require("node:path"); console.log(join("a", "b"), "ü")', expected: 'a/b ü\n' },
-  { language: 'javascript', source: 'import { join } from "node:path"; console.log(await Promise.resolve(join("a", "b")))', expected: 'a/b\n' },
-  { language: 'javascript', source: 'console.log(require("node:fs").readFileSync("/dev/stdin", "utf8"))', expected: 'input\n' },
-  { language: 'javascript', source: 'process.stdin.on("data", (d) => console.log(`${d}`.trim().toUpperCase()))', expected: 'INPUT\n' },
-  { language: 'typescript', source: 'import { join } from "node:path"\nconst a: string = join("a", "b")\nconsole.log(a satisfies string)', expected: 'a/b\n' },
-  { language: 'typescript', source: 'enum Color { Red = 3 }\nconst f = (x: number): number => x + Color.Red\nconsole.log(f(1))', expected: '4\n' },
-  { language: 'bash', source: 'read -r x; echo "${x^^}" | tee /dev/stderr; seq 3 | awk \'{ s += $1 } END { print s }\'', expected: 'INPUT\n6\n' },
+  {
+    language: 'javascript',
+    source: 'const { join } = require("node:path"); console.log(join("a", "b"), "ü")',
+    expected: 'a/b ü\n',
+  },
+  {
+    language: 'javascript',
+    source: 'import { join } from "node:path"; console.log(await Promise.resolve(join("a", "b")))',
+    expected: 'a/b\n',
+  },
+  {
+    language: 'javascript',
+    source: 'console.log(require("node:fs").readFileSync("/dev/stdin", "utf8"))',
+    expected: 'input\n',
+  },
+  {
+    language: 'javascript',
+    source: 'process.stdin.on("data", (d) => console.log(String(d).trim().toUpperCase()))',
+    expected: 'INPUT\n',
+  },
+  {
+    language: 'typescript',
+    source: 'import { join } from "node:path"\nconst a: string = join("a", "b")\nconsole.log(a satisfies string)',
+    expected: 'a/b\n',
+  },
+  {
+    language: 'typescript',
+    source: 'enum Color { Red = 3 }\nconst f = (x: number): number => x + Color.Red\nconsole.log(f(1))',
+    expected: '4\n',
+  },
+  {
+    language: 'bash',
+    source: 'read -r x; echo "$x" | tr a-z A-Z | tee /dev/stderr; seq 3 | awk \'{ s += $1 } END { print s }\'',
+    expected: 'INPUT\n6\n',
+  },
 ]
 
 for (const { language, source, expected } of programs) {
-  test(`${language} runs ${JSON.stringify(source.slice(0, 50))}`, async (t) => {
+  test(`${language} runs ${JSON.stringify(source.slice(0, 50))}`, async t => {
     const why = missing(sandbox, languages, [language])
     if (why) return t.skip(why)
     const result = await run({ language, source, stdin: 'input' })
@@ -64,7 +95,7 @@ for (const { language, source, expected } of programs) {
   })
 }
 
-test('a file beside the source can be imported', async (t) => {
+test('a file beside the source can be imported', async t => {
   const why = missing(sandbox, languages, ['python', 'typescript'])
   if (why) return t.skip(why)
   const files = [
@@ -73,6 +104,10 @@ test('a file beside the source can be imported', async (t) => {
   ]
   const python = await run({ language: 'python', source: 'from lib.helper import f\nprint(f())', files })
   assert.equal(python.stdout.toString(), '5\n', python.stderr.toString())
-  const typescript = await run({ language: 'typescript', source: 'import { f } from "./lib/helper.ts"\nconsole.log(f())', files })
+  const typescript = await run({
+    language: 'typescript',
+    source: 'import { f } from "./lib/helper.ts"\nconsole.log(f())',
+    files,
+  })
   assert.equal(typescript.stdout.toString(), '5\n', typescript.stderr.toString())
 })

@@ -77,7 +77,9 @@ export const LANGUAGES: LanguageSpec[] = [
 
 /** The languages of the catalogue that this host can run, all with the same binds, so that they share warm boxes. */
 export async function detectLanguages(options: DetectOptions = {}): Promise<Language[]> {
-  const found = await Promise.all(LANGUAGES.map(async (spec) => ({ spec, found: await spec.find(options).catch(() => null) })))
+  const found = await Promise.all(
+    LANGUAGES.map(async spec => ({ spec, found: await spec.find(options).catch(() => null) })),
+  )
   const readOnly = [...systemBinds(), ...nodeBinds(options)]
   return found.flatMap(({ spec: { find: _, ...spec }, found }) => {
     if (!found) return []
@@ -88,7 +90,9 @@ export async function detectLanguages(options: DetectOptions = {}): Promise<Lang
 
 /** /usr, and the root's links into it, or the folders that an older host has in their place. */
 export function systemBinds(): Bind[] {
-  return ['/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/libx32'].filter(existsSync).map((path) => ({ from: path, to: path }))
+  return ['/usr', '/bin', '/sbin', '/lib', '/lib32', '/lib64', '/libx32']
+    .filter(existsSync)
+    .map(path => ({ from: path, to: path }))
 }
 
 function environment(): Record<string, string> {
@@ -104,7 +108,7 @@ function environment(): Record<string, string> {
 
 /** Real system paths only: what lies in somebody's home is not in a box. */
 async function findAt(paths: string[], args: string[]): Promise<Found | null> {
-  const path = paths.find((candidate) => existsSync(candidate) && realpathSync(candidate).startsWith('/usr/'))
+  const path = paths.find(candidate => existsSync(candidate) && realpathSync(candidate).startsWith('/usr/'))
   if (!path) return null
   return { version: await versionOf(path), argv: [path, ...args] }
 }
@@ -133,6 +137,9 @@ async function findNodeWithTypes(options: DetectOptions): Promise<Found | null> 
   const found = await findNode(options)
   if (!found || Number.parseInt(found.version, 10) < 24) return null
   const flags = ['--experimental-transform-types', '--disable-warning=ExperimentalWarning']
-  const transforms = await run(realNode(options), [...flags, '-e', ''], { env: {} }).then(() => true, () => false)
+  const transforms = await run(realNode(options), [...flags, '-e', ''], { env: {} }).then(
+    () => true,
+    () => false,
+  )
   return { ...found, argv: [...found.argv, ...(transforms ? flags : [])] }
 }

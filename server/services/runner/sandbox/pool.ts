@@ -63,7 +63,7 @@ export function makePool<Kind>({ warm, boxesMax, keyOf, make }: PoolOptions<Kind
       alive.add(box)
       box.gone.then(() => {
         alive.delete(box)
-        shelf.warm = shelf.warm.filter((other) => other !== box)
+        shelf.warm = shelf.warm.filter(other => other !== box)
         fill()
       })
       if (closed) box.kill()
@@ -80,14 +80,17 @@ export function makePool<Kind>({ warm, boxesMax, keyOf, make }: PoolOptions<Kind
 
   function place(shelf: Shelf<Kind>, box: Box): void {
     const waiter = shelf.waiters.shift()
-    if (!waiter) return void shelf.warm.push(box)
+    if (!waiter) {
+      shelf.warm.push(box)
+      return
+    }
     running += 1
     waiter.resolve(box)
   }
 
   function fill(): void {
     for (const shelf of [...shelves.values()].reverse()) {
-      while (wants(shelf) && starting < Number(process.env.STARTING ?? startingMax) && alive.size + starting < boxesMax) void start(shelf)
+      while (wants(shelf) && starting < startingMax && alive.size + starting < boxesMax) void start(shelf)
     }
     if (starting === 0) for (const wake of idleWaiters.splice(0)) wake()
   }
@@ -95,7 +98,7 @@ export function makePool<Kind>({ warm, boxesMax, keyOf, make }: PoolOptions<Kind
   function wants(shelf: Shelf<Kind>): boolean {
     if (closed) return false
     if (shelf.waiters.length > shelf.starting) return true
-    return running + starting < Number(process.env.STARTING ?? startingMax) && shelf.warm.length + shelf.starting < warm
+    return running + starting < startingMax && shelf.warm.length + shelf.starting < warm
   }
 
   /** Kinds that nobody asked for lately give up their boxes to make room. */
@@ -135,21 +138,21 @@ export function makePool<Kind>({ warm, boxesMax, keyOf, make }: PoolOptions<Kind
     },
     warmed() {
       fill()
-      return starting === 0 ? Promise.resolve() : new Promise((resolve) => idleWaiters.push(resolve))
+      return starting === 0 ? Promise.resolve() : new Promise(resolve => idleWaiters.push(resolve))
     },
     async close() {
       closed = true
       for (const shelf of shelves.values()) for (const waiter of shelf.waiters.splice(0)) waiter.reject(errors.closed())
-      if (starting > 0) await new Promise<void>((resolve) => idleWaiters.push(resolve))
+      if (starting > 0) await new Promise<void>(resolve => idleWaiters.push(resolve))
       const boxes = [...alive]
       for (const box of boxes) box.kill()
-      await Promise.all(boxes.map((box) => box.gone))
+      await Promise.all(boxes.map(box => box.gone))
     },
   }
 
   /** All places are taken, but a warm box of another kind holds one for nobody. */
   function evictOne(shelf: Shelf<Kind>): void {
-    const other = [...shelves.values()].find((candidate) => candidate !== shelf && candidate.warm.length > 0)
+    const other = [...shelves.values()].find(candidate => candidate !== shelf && candidate.warm.length > 0)
     other?.warm.shift()?.kill()
   }
 }

@@ -1,4 +1,13 @@
-import { copyFileSync, existsSync, lstatSync, mkdirSync, readdirSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readdirSync,
+  readlinkSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import type { Bind } from './types.ts'
 
@@ -23,11 +32,12 @@ export interface RootOptions {
 
 /** Arguments for `bwrap --args`, ended by NULs. */
 export function bwrapArguments({ readOnly, etc, diskBytes, proc, bwrapHelp, seccomp }: RootOptions): Buffer {
+  // biome-ignore format: options and their values on one line
   const args = [
     '--unshare-user', '--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts', '--unshare-cgroup-try',
     ...(bwrapHelp.includes('--disable-userns') ? ['--disable-userns'] : []),
     '--uid', String(BOX_UID), '--gid', String(BOX_UID), '--hostname', 'box',
-    '--die-with-parent', '--new-session', '--clearenv', '--cap-drop', 'ALL',
+    '--die-with-parent', '--as-pid-1', '--new-session', '--clearenv', '--cap-drop', 'ALL',
     '--json-status-fd', '3',
     ...(seccomp ? ['--seccomp', '8'] : []),
     ...readOnly.flatMap(bindArguments),
@@ -41,8 +51,8 @@ export function bwrapArguments({ readOnly, etc, diskBytes, proc, bwrapHelp, secc
     '--tmpfs', '/box', '--dir', '/box/work', '--dir', '/box/tmp', '--dir', '/box/shm',
     '--symlink', '/box/tmp', '/tmp', '--symlink', '/box/shm', '/dev/shm',
     '--remount-ro', '/', '--chdir', '/box/work',
-  ] // biome-ignore format: options and their values on one line
-  return Buffer.from(args.map((argument) => `${argument}\0`).join(''))
+  ]
+  return Buffer.from(args.map(argument => `${argument}\0`).join(''))
 }
 
 /** A symbolic link of the host's that keeps its place is made anew, which is cheaper than a mount and means the same. */

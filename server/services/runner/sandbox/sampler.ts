@@ -1,4 +1,4 @@
-import { readFileSync, readdirSync, statfsSync } from 'node:fs'
+import { readdirSync, readFileSync, statfsSync } from 'node:fs'
 import type { Meter } from './box.ts'
 import type { Limits } from './types.ts'
 
@@ -8,8 +8,8 @@ import type { Limits } from './types.ts'
 const INTERVAL_MS = 20
 /** sysconf(_SC_CLK_TCK), which Linux has fixed at 100 for what /proc shows. */
 const TICK_MS = 10
-/** bwrap's pid 1 and the shell. */
-const OWN_PROCESSES = 2
+/** The shell. */
+const OWN_PROCESSES = 1
 const INODES_MAX = 200_000
 
 interface Sample {
@@ -64,7 +64,7 @@ function takeSample(init: number): Sample | null {
   const sample: Sample = { cpuMs: 0, memoryBytes: 0, processes: 0, inodes: 0 }
   for (const pid of pids) addProcess(sample, pid)
   if (sample.processes === 0) return null
-  addDisk(sample, pids.slice(1))
+  addDisk(sample, pids)
   return sample
 }
 
@@ -85,7 +85,10 @@ function descendants(init: number): number[] {
 function addProcess(sample: Sample, pid: number): void {
   const stat = readText(`/proc/${pid}/stat`)
   if (!stat) return
-  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ').map(Number)
+  const fields = stat
+    .slice(stat.lastIndexOf(')') + 2)
+    .split(' ')
+    .map(Number)
   const [utime = 0, stime = 0, cutime = 0, cstime = 0] = fields.slice(11, 15)
   sample.cpuMs += (utime + stime + cutime + cstime) * TICK_MS
   sample.processes += fields[17] ?? 1

@@ -7,8 +7,18 @@ import { floodBytes, makeCapture } from './output.ts'
 import { makePool, type Pool } from './pool.ts'
 import { roundDisk } from './rootfs.ts'
 import { type BoxFile, stepScript, workFiles } from './script.ts'
+import type {
+  Bind,
+  Execution,
+  ExecutionResult,
+  Limits,
+  Sandbox,
+  SandboxFacts,
+  SandboxOptions,
+  Step,
+  StepResult,
+} from './types.ts'
 import { judge } from './verdict.ts'
-import type { Bind, Execution, ExecutionResult, Limits, Sandbox, SandboxFacts, SandboxOptions, Step, StepResult } from './types.ts'
 
 const MIB = 1024 * 1024
 
@@ -31,7 +41,7 @@ interface Kind {
 
 export async function makeSandbox(options: SandboxOptions = {}): Promise<Sandbox> {
   const readOnly = options.runtimes?.[0]?.readOnly ?? systemBinds()
-  const opened = await openHost(options, (host) => probe(host, { readOnly, diskBytes: MIB }))
+  const opened = await openHost(options, host => probe(host, { readOnly, diskBytes: MIB }))
   if ('reason' in opened) return unavailable(opened.reason)
   const host = opened
   const diskBytes = roundDisk(options.warmDiskBytes ?? DEFAULT_LIMITS.diskBytes)
@@ -39,8 +49,8 @@ export async function makeSandbox(options: SandboxOptions = {}): Promise<Sandbox
   const pool = makePool<Kind>({
     warm: options.warm ?? 2,
     boxesMax: options.boxesMax ?? 64,
-    keyOf: (kind) => JSON.stringify(kind),
-    make: (kind) => host.makeBox(kind, warmLimits),
+    keyOf: kind => JSON.stringify(kind),
+    make: kind => host.makeBox(kind, warmLimits),
   })
   for (const runtime of options.runtimes ?? []) pool.stock({ readOnly: runtime.readOnly, diskBytes })
   return {

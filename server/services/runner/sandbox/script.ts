@@ -24,10 +24,10 @@ export interface BoxFile {
 
 /** Orders that write files. Those in `raw` follow the orders as bare bytes, once the shell has answered `send`. */
 export function filesScript(files: BoxFile[]): { orders: Buffer; raw: Buffer[] } {
-  const folders = [...new Set(files.flatMap(({ path }) => foldersAbove(path.slice(1)).map((folder) => `/${folder}`)))]
-  const missing = folders.filter((folder) => folder.startsWith(`${WORK}/`))
+  const folders = [...new Set(files.flatMap(({ path }) => foldersAbove(path.slice(1)).map(folder => `/${folder}`)))]
+  const missing = folders.filter(folder => folder.startsWith(`${WORK}/`))
   const inline = files.filter(({ content }) => content.length <= INLINE_BYTES_MAX && !content.includes(0))
-  const raw = files.filter((file) => !inline.includes(file))
+  const raw = files.filter(file => !inline.includes(file))
   const parts: Buffer[] = []
   // Short-lived helpers run only for nested names and for bytes that a shell cannot hold.
   if (missing.length > 0) parts.push(text(`mkdir -p -- ${missing.map(quote).join(' ')}\n`))
@@ -69,8 +69,7 @@ export function stepScript(step: StepScript): Buffer {
     `exec ${command} <${quote(step.stdinPath ?? '/dev/null')} 2>&5 4>&- 5>&-`,
     ')',
     `status=$?${step.reportTimes ? '; times >&4' : ''}`,
-    // What the program left behind has no business in the next step. After the last, the box is killed from outside: did
-    // its shell exit instead, bwrap would go before its own pid 1, and leave that to whoever reaps orphans here.
+    // What the program left behind has no business in the next step. After the last, the box is killed from outside.
     `${step.last ? '' : 'kill -9 -1; '}echo "exit $status" >&4`,
     '',
   ]

@@ -8,14 +8,21 @@ const ALLOW = 0x7fff0000
 const errno = (code: number) => 0x00050000 | code
 const ARCHITECTURES = { x64: 0xc000003e, arm64: 0xc00000b7 } as const
 
-function evaluate(filter: Buffer, { arch, number, args = [] }: { arch: number; number: number; args?: number[] }): number {
+function evaluate(
+  filter: Buffer,
+  { arch, number, args = [] }: { arch: number; number: number; args?: number[] },
+): number {
   const data = Buffer.alloc(64)
   data.writeUInt32LE(number >>> 0, 0)
   data.writeUInt32LE(arch, 4)
-  args.forEach((value, index) => data.writeUInt32LE(value >>> 0, 16 + 8 * index))
+  for (const [index, value] of args.entries()) data.writeUInt32LE(value >>> 0, 16 + 8 * index)
   let accumulator = 0
   for (let at = 0; at < filter.length / 8; at++) {
-    const [code, ifTrue, ifFalse] = [filter.readUInt16LE(at * 8), filter.readUInt8(at * 8 + 2), filter.readUInt8(at * 8 + 3)]
+    const [code, ifTrue, ifFalse] = [
+      filter.readUInt16LE(at * 8),
+      filter.readUInt8(at * 8 + 2),
+      filter.readUInt8(at * 8 + 3),
+    ]
     const constant = filter.readUInt32LE(at * 8 + 4)
     if (code === 0x20) accumulator = data.readUInt32LE(constant)
     else if (code === 0x06) return constant
@@ -55,7 +62,11 @@ for (const arch of ['x64', 'arm64'] as const) {
     assert.ok(filter)
     for (const { name, answer, ...call } of calls) {
       const args = 'args' in call ? [...call.args] : []
-      assert.equal(evaluate(filter, { arch: ARCHITECTURES[arch], number: call[arch], args }).toString(16), answer.toString(16), name)
+      assert.equal(
+        evaluate(filter, { arch: ARCHITECTURES[arch], number: call[arch], args }).toString(16),
+        answer.toString(16),
+        name,
+      )
     }
   })
 
@@ -67,7 +78,10 @@ for (const arch of ['x64', 'arm64'] as const) {
 }
 
 test('memory that only a cgroup counts is denied where there is none', () => {
-  for (const [denyUncountedMemory, answer] of [[true, errno(38)], [false, ALLOW]] as const) {
+  for (const [denyUncountedMemory, answer] of [
+    [true, errno(38)],
+    [false, ALLOW],
+  ] as const) {
     const filter = makeSeccompFilter({ arch: 'x64', denyUncountedMemory })
     assert.ok(filter)
     assert.equal(evaluate(filter, { arch: ARCHITECTURES.x64, number: 319 }), answer)

@@ -70,7 +70,15 @@ const TABLES = {
 } as const
 
 // These pretend not to exist, so that libraries take their older way: clone3 hides its flags from a filter.
-const ABSENT = new Set(['clone3', 'io_uring_setup', 'io_uring_enter', 'io_uring_register', 'memfd_create', 'memfd_secret', 'cachestat'])
+const ABSENT = new Set([
+  'clone3',
+  'io_uring_setup',
+  'io_uring_enter',
+  'io_uring_register',
+  'memfd_create',
+  'memfd_secret',
+  'cachestat',
+])
 const CHECKED = new Set(['socket', 'socketpair', 'clone', 'personality', 'ioctl'])
 const ONLY_WITHOUT_CGROUPS = new Set(['memfd_create', 'shmget'])
 
@@ -86,15 +94,16 @@ export function makeSeccompFilter({ arch, denyUncountedMemory }: SeccompOptions)
   if (!table || endianness() !== 'LE') return null
   const numbers: Record<string, number> = table.numbers
   const denied = Object.keys(numbers).filter(
-    (name) => !CHECKED.has(name) && (denyUncountedMemory || !ONLY_WITHOUT_CGROUPS.has(name)),
+    name => !CHECKED.has(name) && (denyUncountedMemory || !ONLY_WITHOUT_CGROUPS.has(name)),
   )
   return assemble([
-    ...load(ARCH), ...unless(JUMP_EQUAL, table.audit, [[RETURN, 0, 0, KILL_PROCESS]]),
+    ...load(ARCH),
+    ...unless(JUMP_EQUAL, table.audit, [[RETURN, 0, 0, KILL_PROCESS]]),
     ...load(NUMBER),
     // The x32 calls of x86_64 number from here; nothing on the other side reaches so high.
     ...when(JUMP_AT_LEAST, 0x40000000, [[RETURN, 0, 0, errno(ENOSYS)]]),
-    ...denied.flatMap((name) => whenCall(numbers, name, deny(ABSENT.has(name) ? ENOSYS : EPERM))),
-    ...['socket', 'socketpair'].flatMap((name) => whenCall(numbers, name, allowOnly(0, [1, 2, 10], EAFNOSUPPORT))),
+    ...denied.flatMap(name => whenCall(numbers, name, deny(ABSENT.has(name) ? ENOSYS : EPERM))),
+    ...['socket', 'socketpair'].flatMap(name => whenCall(numbers, name, allowOnly(0, [1, 2, 10], EAFNOSUPPORT))),
     ...whenCall(numbers, 'personality', allowOnly(0, [0, 0xffffffff], EPERM)),
     ...whenCall(numbers, 'clone', [...load(argument(0)), ...when(JUMP_ANY_BIT, NEW_NAMESPACES, deny(EPERM)), ...allow]),
     // TIOCSTI and TIOCLINUX type into a terminal.
@@ -136,7 +145,7 @@ function whenCall(numbers: Record<string, number>, name: string, body: Instructi
 }
 
 function allowOnly(index: number, values: number[], code: number): Instruction[] {
-  const allowed = values.flatMap((value) => when(JUMP_EQUAL, value, allow))
+  const allowed = values.flatMap(value => when(JUMP_EQUAL, value, allow))
   return [...load(argument(index)), ...allowed, ...deny(code)]
 }
 

@@ -67,7 +67,7 @@ export async function makeSlot(options: SlotOptions): Promise<Slot> {
     // Its own complaints begin with its name and a line; of a killed bwrap it says but a word.
     if (/^.*: (line )?\d+: /m.test(text)) slot.onRefusal?.(text.trim())
   })
-  const exited = ended(child).then((reason) => {
+  const exited = ended(child).then(reason => {
     alive = false
     complaint ||= reason
   })
@@ -82,7 +82,7 @@ export async function makeSlot(options: SlotOptions): Promise<Slot> {
     },
     exited,
     complaint: () => complaint.trim(),
-    launch: (launch) => void child.stdin?.write(`${launchLine(launch, pipes)}\n`),
+    launch: launch => void child.stdin?.write(`${launchLine(launch, pipes)}\n`),
     tidy() {
       if (drop === null) protect(pipes, null)
     },
@@ -104,9 +104,19 @@ export async function makeSlot(options: SlotOptions): Promise<Slot> {
 
 function startShell({ shell, drop, mountsOf }: SlotOptions): ChildProcess {
   const enter = mountsOf === null ? [] : ['nsenter', '--target', String(mountsOf), '--mount', '--']
-  const [command = shell, ...args] = [...enter, 'setpriv', ...(drop ? dropTo(drop) : []), '--pdeathsig=KILL', '--', shell, '-s']
+  const [command = shell, ...args] = [
+    ...enter,
+    'setpriv',
+    ...(drop ? dropTo(drop) : []),
+    '--pdeathsig=KILL',
+    '--',
+    shell,
+    '-s',
+  ]
   const env = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' }
-  return withoutInherited((others) => spawn(command, args, { env, cwd: '/', stdio: ['pipe', 'ignore', 'pipe', ...others] }))
+  return withoutInherited(others =>
+    spawn(command, args, { env, cwd: '/', stdio: ['pipe', 'ignore', 'pipe', ...others] }),
+  )
 }
 
 function dropTo({ uid, gid }: { uid: number; gid: number }): string[] {
@@ -114,8 +124,8 @@ function dropTo({ uid, gid }: { uid: number; gid: number }): string[] {
 }
 
 async function ended(child: ChildProcess): Promise<string> {
-  return new Promise((resolve) => {
-    child.once('error', (error) => resolve(error.message))
+  return new Promise(resolve => {
+    child.once('error', error => resolve(error.message))
     child.once('close', (code, signal) => resolve(`its shell ended with ${signal ?? code}`))
   })
 }

@@ -46,7 +46,7 @@ export async function findLanguages(): Promise<Language[]> {
 /** Why a test that needs these cannot run, or false. */
 export function missing(sandbox: Sandbox, languages: Language[], wanted: string[]): string | false {
   if (!sandbox.facts.available) return sandbox.facts.sentence
-  const absent = wanted.filter((id) => !languages.some((language) => language.id === id))
+  const absent = wanted.filter(id => !languages.some(language => language.id === id))
   return absent.length > 0 && `not on this host: ${absent.join(', ')}`
 }
 
@@ -61,7 +61,9 @@ export async function until(what: string, holds: () => boolean, withinMs = 5_000
 
 /** Pids of the host whose command line holds this text. */
 export function processesWith(text: string): number[] {
-  return readdirSync('/proc').map(Number).filter((pid) => pid > 0 && pid !== process.pid && commandLine(pid).includes(text))
+  return readdirSync('/proc')
+    .map(Number)
+    .filter(pid => pid > 0 && pid !== process.pid && commandLine(pid).includes(text))
 }
 
 function commandLine(pid: number): string {
@@ -74,7 +76,9 @@ function commandLine(pid: number): string {
 
 /** Pids of the host that run bwrap for this process or a child of its. */
 export function boxesOf(owner: number): number[] {
-  return readdirSync('/proc').map(Number).filter((pid) => pid > 0 && commandLine(pid).includes('bwrap') && ancestors(pid).includes(owner))
+  return readdirSync('/proc')
+    .map(Number)
+    .filter(pid => pid > 0 && commandLine(pid).includes('bwrap') && ancestors(pid).includes(owner))
 }
 
 function ancestors(pid: number): number[] {
