@@ -11,7 +11,7 @@ Every error is a problem document ([RFC 9457](https://www.rfc-editor.org/rfc/rfc
 
 \`\`\`json
 {
-  "type": "…#not_found",
+  "type": "urn:capstan:error:not_found",
   "title": "Not Found",
   "status": 404,
   "code": "not_found",

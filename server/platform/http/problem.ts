@@ -6,7 +6,7 @@ import { AppError, errors, isAppError, messageOf } from '../errors.ts'
 /** An RFC 9457 problem document. */
 export const Problem = Type.Object(
   {
-    type: Type.String({ description: 'A link to the error’s documentation.' }),
+    type: Type.String({ description: 'Names this kind of error; docs/errors.md explains each.' }),
     title: Type.String(),
     status: Type.Integer(),
     code: Type.String({ description: 'Stable; programs compare this.' }),
@@ -45,7 +45,7 @@ function render(error: AppError, request: FastifyRequest, reply: FastifyReply) {
     return reply.type('application/json; charset=utf-8').send(JSON.stringify({ error: error.message }))
   }
   const problem: Static<typeof Problem> = {
-    type: `https://capstan.invalid/errors#${error.code}`,
+    type: `urn:capstan:error:${error.code}`,
     title: titles[error.status] ?? 'Error',
     status: error.status,
     code: error.code,

@@ -66,7 +66,7 @@ test('the history has its shape, oldest first, and each run its own result', { s
   const programs: [string, string, string, string][] = [
     ['python', 'print(1+1)', 'success', '2\n'],
     // The old server pasted code between these quotes and stored failures as success.
-    ['python', `print('''it's "three"''' + """ and \\"three\\\\" """)`, 'success', 'it\'s "three" and "three\\ \n'],
+    ['python', `print('''it's "three"''' + """ and \\"three\\\\" """)`, 'success', 'it\'s "three" and "three\\" \n'],
     ['bash', 'echo out; echo err >&2; exit 3', 'failed', 'out\nerr\n'],
     ['bash', 'echo before; sleep 20', 'timed_out', 'before\n'],
     ['bash', "printf 'é\\0x'", 'success', 'é\0x'],

@@ -107,6 +107,21 @@ test('a job cancelled while it waits is a run cancelled, and can be lined up aga
   )
 })
 
+test('who follows a run that was lined up again is told of both its lives', { skip }, async () => {
+  const blockers = [await submit(ann, 'sleep 3'), await submit(ann, 'sleep 3')]
+  await until(async () => (await idsIn(ann, '?state=running')).length === 2)
+  const id = await submit(bob, 'echo second')
+  await bob.post(server, `/v1/runs/${id}/cancel`, undefined)
+  await bob.post(server, `/v1/jobs/${id}/retry`, undefined)
+  // An event stream ends when its topic has: it must not take the first end for the last.
+  const following = bob.get(server, `/v1/live/events?topic=runs/${id}`)
+  for (const other of blockers) await ann.post(server, `/v1/runs/${other}/cancel`, undefined)
+  const { status, body } = await following
+  assert.equal(status, 200)
+  const told = (body as string).matchAll(/"status":"(\w+)"/g).map(match => match[1])
+  assert.deepEqual([...told], ['queued', 'cancelled', 'queued', 'running', 'succeeded'])
+})
+
 test('an admin cancels another’s running job; the program is stopped', { skip }, async () => {
   const id = await submit(bob, 'echo begun; sleep 30')
   await until(async () => (await jobOf(bob, id)).state === 'running')

@@ -31,7 +31,14 @@ export interface RunRow {
 
 /** Puts an ended run back to the start: its job is retried. */
 export async function requeueRun(tx: Tx, id: string) {
-  await tx.query(`update runner.runs set status = 'queued', error = null, finished_at = null where id = $1`, [id])
+  await tx.query(
+    `update runner.runs
+     set status = 'queued', attempt = 0, language_version = null, stdout = null, stderr = null, stdout_truncated = false,
+         stderr_truncated = false, exit_code = null, signal = null, cpu_ms = null, wall_ms = null, memory_bytes = null,
+         error = null, compile = null, started_at = null, finished_at = null
+     where id = $1`,
+    [id],
+  )
   await tx.query(
     `insert into runner.run_events (run_id, seq, type, data)
      select $1, coalesce(max(seq), 0) + 1, 'status', '{"status":"queued"}' from runner.run_events where run_id = $1`,
