@@ -6,6 +6,7 @@ import { test } from 'node:test'
 import { atEnd } from '../../../test/support/at-end.ts'
 import { until } from '../../../test/support/until.ts'
 import { silentLog } from '../log.ts'
+import { isAlive } from '../processes.ts'
 import { makeEmbeddedServer } from './embedded.ts'
 import { applicationPrefix, makeDatabase } from './pool.ts'
 
@@ -33,15 +34,6 @@ function connect(url: string, onTrouble?: () => void) {
 
 async function postmaster(dataDir: string): Promise<number> {
   return Number((await readFile(path.join(dataDir, 'postgres/postmaster.pid'), 'utf8')).split('\n')[0])
-}
-
-function isAlive(pid: number) {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch {
-    return false
-  }
 }
 
 test('it starts under a folder that only its owner may enter, keeps its data and stops', async () => {

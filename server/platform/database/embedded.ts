@@ -22,6 +22,7 @@ import { promisify } from 'node:util'
 import pg from 'pg'
 import { messageOf } from '../errors.ts'
 import type { Log } from '../log.ts'
+import { isAlive } from '../processes.ts'
 import { applicationPrefix } from './pool.ts'
 
 const run = promisify(execFile)
@@ -280,15 +281,6 @@ async function isRunningPostgres(pid: number): Promise<boolean> {
   if (process.platform !== 'linux') return true
   const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')
   return name.startsWith('postgres') || name.startsWith('unshare')
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0)
-    return true
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'EPERM'
-  }
 }
 
 async function withClient<T>(socketDir: string, database: string, use: (client: pg.Client) => Promise<T>): Promise<T> {

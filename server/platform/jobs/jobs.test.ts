@@ -11,6 +11,7 @@ import { silentLog } from '../log.ts'
 import { makeMetrics } from '../metrics.ts'
 import * as counts from './count-store.ts'
 import { type Jobs, type JobsOptions, jobsParameters, makeJobs } from './jobs.ts'
+import * as leases from './lease-store.ts'
 import * as lists from './list-store.ts'
 import * as store from './store.ts'
 import { type ClaimedJob, JobCancelled, PermanentFailure, type QueueDefinition, type Settled } from './types.ts'
@@ -534,4 +535,21 @@ test('backoff doubles up to its bound and spreads by half either way', () => {
     backoffMs(definition, 1, () => 1),
     150,
   )
+})
+
+test('a worker of this host whose process is gone is not waited for', async () => {
+  const queue = newQueue()
+  const adder = await makeProcess([{ name: queue, concurrency: 1 }], { work: false })
+  const { id } = await adder.jobs.addOne({ queue, payload: null })
+  const gone = uuidv7()
+  const { rows } = await db.query<{ host: string }>('select host from jobs.workers limit 1')
+  assert.ok(rows[0], 'an earlier test left a worker of this place')
+  // No process has this number: it is past the largest that Linux gives.
+  await leases.insertWorker(db, { id: gone, host: rows[0].host, pid: 2 ** 30, queues: [queue] })
+  await store.claimJobs(jobsDb, { queue, worker: gone, limit: 1 })
+  const begun = Date.now()
+  const { stop } = await makeProcess([{ name: queue, concurrency: 1, handle: async () => null }], { leaseMs: 60_000 })
+  await until(async () => (await stateOf(id)) === 'succeeded')
+  assert.ok(Date.now() - begun < 10_000)
+  await stop()
 })

@@ -219,8 +219,8 @@ export function makeJobs(options: JobsOptions): Jobs {
 
   /** Takes back the jobs of dead workers, for the queues this process knows. */
   async function reclaim() {
-    if (workers.size > 0 && lease.steadyMs < leaseMs) return
-    const dead = (await leases.findDeadWorkers(db, leaseMs)).filter(id => !reclaimed.has(id))
+    const mayDeclare = workers.size === 0 || lease.steadyMs >= leaseMs
+    const dead = (await leases.findDeadWorkers(db, mayDeclare ? leaseMs : null)).filter(id => !reclaimed.has(id))
     if (dead.length > 0) await takeBackFrom(dead)
     for (const id of dead) reclaimed.add(id)
   }
@@ -356,6 +356,7 @@ export function makeJobs(options: JobsOptions): Jobs {
         every(pollMs, promote, 'promote delayed jobs')
         wakeAll()
       }
+      await guarded(reclaim, 'take back jobs of dead workers')
       every(1000, reclaim, 'take back jobs of dead workers')
       every(1000, count, 'count jobs')
       await guarded(clean, 'clean up finished jobs')

@@ -23,8 +23,21 @@ export async function deleteWorker(db: Queryable, id: string) {
   await db.query(`delete from jobs.workers where id = $1`, [id])
 }
 
-/** Declares workers dead whose heartbeat is too old, and answers all that died lately. */
-export async function findDeadWorkers(db: Queryable, leaseMs: number): Promise<string[]> {
+/** Workers that are said to run at this place. */
+export async function listNeighbours(db: Queryable, host: string): Promise<{ id: string; pid: number }[]> {
+  const { rows } = await db.query<{ id: string; pid: number }>(
+    `select id, pid from jobs.workers where host = $1 and dead_at is null limit 10000`,
+    [host],
+  )
+  return rows
+}
+
+export async function declareDead(db: Queryable, ids: string[]) {
+  await db.query(`update jobs.workers set dead_at = now() where id = any($1) and dead_at is null`, [ids])
+}
+
+/** Declares workers dead whose heartbeat is older than `leaseMs`, unless that is null, and answers all that died lately. */
+export async function findDeadWorkers(db: Queryable, leaseMs: number | null): Promise<string[]> {
   const { rows } = await db.query<{ id: string }>(
     `with declared as (
        update jobs.workers set dead_at = now()

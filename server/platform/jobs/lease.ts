@@ -2,10 +2,12 @@
  * One heartbeat for all jobs a process holds. Whoever is not heard of for `leaseMs` is declared dead by the others,
  * and its jobs are theirs; when it lives after all, it drops them and goes on under a new name.
  */
+import { readlinkSync } from 'node:fs'
 import { hostname } from 'node:os'
 import type { Database } from '../database/pool.ts'
 import { uuidv7 } from '../ids.ts'
 import type { Log } from '../log.ts'
+import { isAlive } from '../processes.ts'
 import * as leases from './lease-store.ts'
 import type { Worker } from './worker.ts'
 
@@ -34,7 +36,7 @@ export function makeLease(given: {
 
   async function register() {
     const sentAt = Date.now()
-    await leases.insertWorker(db, { id, host: hostname(), pid: process.pid, queues: [...workers.keys()] })
+    await leases.insertWorker(db, { id, host: place, pid: process.pid, queues: [...workers.keys()] })
     lastBeat = sentAt
     beatingSince = sentAt
   }
@@ -47,6 +49,13 @@ export function makeLease(given: {
     for (const worker of workers.values()) worker.wake()
   }
 
+  /** A worker of this very place whose process is gone need not be waited for. */
+  async function buryNeighbours() {
+    const neighbours = await leases.listNeighbours(db, place)
+    const gone = neighbours.filter(({ pid }) => !isAlive(pid)).map(neighbour => neighbour.id)
+    if (gone.length > 0) await leases.declareDead(db, gone)
+  }
+
   return {
     get id() {
       return id
@@ -57,7 +66,10 @@ export function makeLease(given: {
     get steadyMs() {
       return Date.now() - beatingSince
     },
-    register,
+    async register() {
+      await buryNeighbours()
+      await register()
+    },
     async beat() {
       const sentAt = Date.now()
       const running = Object.fromEntries([...workers].map(([queue, worker]) => [queue, worker.running]))
@@ -66,5 +78,16 @@ export function makeLease(given: {
       lastBeat = sentAt
     },
     signOff: () => leases.deleteWorker(db, id),
+  }
+}
+
+/** Where process numbers mean the same: the host, and on Linux its process namespace, which a container has of its own. */
+const place = `${hostname()}/${processNamespace()}`
+
+function processNamespace(): string {
+  try {
+    return readlinkSync('/proc/self/ns/pid')
+  } catch {
+    return 'host'
   }
 }

@@ -1,13 +1,24 @@
 import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
-import { chmodSync, existsSync, globSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { chmodSync, globSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, type TestContext, test } from 'node:test'
 import { InvalidExecution, SandboxError } from './errors.ts'
 import type { Language } from './languages.ts'
 import { DEFAULT_LIMITS, makeSandbox } from './sandbox.ts'
-import { boxesOf, findLanguages, MIB, makeRunner, missing, processesWith, type Runner, until } from './testing.ts'
+import {
+  boxesOf,
+  commandLine,
+  descendantsOf,
+  findLanguages,
+  MIB,
+  makeRunner,
+  missing,
+  processesWith,
+  type Runner,
+  until,
+} from './testing.ts'
 import type { Sandbox } from './types.ts'
 
 const groupsOf = (pid: number) => globSync(`/sys/fs/cgroup/**/capstan-${pid}-*`)
@@ -335,26 +346,23 @@ for (const cgroups of ['auto', 'none']) {
       stdio: 'inherit',
     })
     const pid = owner.pid as number
+    t.after(() => owner.kill('SIGKILL'))
     // The two sleeps, and not the shell whose orders mention them.
     const sleeps = () =>
-      processesWith(`sleep ${marker}`).filter(found => found !== pid && !commandOf(found).includes('import'))
+      processesWith(`sleep ${marker}`).filter(found => found !== pid && !commandLine(found).includes('import'))
     await until('its program runs', () => sleeps().length >= 2, 15_000)
-    const boxes = boxesOf(pid)
-    assert.ok(boxes.length > 2)
+    await until('it has warm boxes too', () => boxesOf(pid).length >= 2)
+    const family = descendantsOf(pid).map(found => ({ pid: found, command: commandLine(found) }))
+    assert.ok(family.length >= 6, JSON.stringify(family))
     owner.kill('SIGKILL')
     await until('its program is dead', () => sleeps().length === 0)
-    await until('its boxes are dead', () => boxes.every(box => !commandOf(box).includes('bwrap')))
-    await until('its slots are dead', () => processesWith(directory).length === 0)
+    await until('all it started is dead', () => family.every(({ pid, command }) => commandLine(pid) !== command))
     assert.equal(readdirSync(directory).length, 1)
     const next = await makeSandbox({ directory })
     t.after(() => next.close())
     await until('its cgroups are gone', () => groupsOf(pid).length === 0)
     assert.ok(!readdirSync(directory).some(name => name.includes(`-${pid}-`)))
   })
-}
-
-function commandOf(pid: number): string {
-  return existsSync(`/proc/${pid}/cmdline`) ? readFileSync(`/proc/${pid}/cmdline`, 'latin1') : ''
 }
 
 test('a descriptor that our parent left open does not reach a program', async t => {

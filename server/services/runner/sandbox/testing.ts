@@ -66,7 +66,7 @@ export function processesWith(text: string): number[] {
     .filter(pid => pid > 0 && pid !== process.pid && commandLine(pid).includes(text))
 }
 
-function commandLine(pid: number): string {
+export function commandLine(pid: number): string {
   try {
     return readFileSync(`/proc/${pid}/cmdline`, 'latin1').replaceAll('\0', ' ')
   } catch {
@@ -74,11 +74,16 @@ function commandLine(pid: number): string {
   }
 }
 
-/** Pids of the host that run bwrap for this process or a child of its. */
-export function boxesOf(owner: number): number[] {
+/** Pids of the host that this process or a child of its started, zombies not counted. */
+export function descendantsOf(owner: number): number[] {
   return readdirSync('/proc')
     .map(Number)
-    .filter(pid => pid > 0 && commandLine(pid).includes('bwrap') && ancestors(pid).includes(owner))
+    .filter(pid => pid > 0 && commandLine(pid) !== '' && ancestors(pid).includes(owner))
+}
+
+/** Those of them that are boxes. */
+export function boxesOf(owner: number): number[] {
+  return descendantsOf(owner).filter(pid => commandLine(pid).includes('bwrap'))
 }
 
 function ancestors(pid: number): number[] {
