@@ -17,11 +17,15 @@ import { paint, print, printTable, type Row, seconds } from './support/terminal.
 const stops: Stop[] = [account, languages, live, hostile, hundred, crash, repeat]
 
 const interruption = new AbortController()
+const stopped = new TourError('Stopped.')
 const rows: Row[] = []
 process.exitCode = await main()
 
 async function main(): Promise<number> {
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, interrupt)
+  // Whoever reads along may leave, as `head` does.
+  process.stdout.on('error', interrupt)
+  process.on('unhandledRejection', error => interruption.abort(error))
   const begun = performance.now()
   const capstan = await makeCapstan()
   let exitCode: number
@@ -33,7 +37,7 @@ async function main(): Promise<number> {
   } finally {
     await capstan.remove()
   }
-  if (interruption.signal.aborted) return exitCode
+  if (wasStopped()) return exitCode
   printTable(rows)
   print()
   if (exitCode === 0)
@@ -44,8 +48,13 @@ async function main(): Promise<number> {
 }
 
 function interrupt() {
-  if (!interruption.signal.aborted) print(paint('dim', '\nStopping.'))
-  interruption.abort(new TourError('Stopped.'))
+  if (interruption.signal.aborted) return
+  if (process.stdout.writable) print(`\n${paint('dim', 'Stopping.')}`)
+  interruption.abort(stopped)
+}
+
+function wasStopped(): boolean {
+  return interruption.signal.reason === stopped
 }
 
 async function tour(capstan: Capstan) {
@@ -115,7 +124,7 @@ async function whyNoPrograms(capstan: Capstan, languages: Language[]): Promise<s
 
 /** Prints why the tour ended early; answers the exit code. */
 async function explain(error: unknown, capstan: Capstan): Promise<number> {
-  if (interruption.signal.aborted) return 130
+  if (wasStopped()) return 130
   const sentence = error instanceof TourError ? error.message : String((error as Error)?.stack ?? error)
   print(`\n${paint('red', sentence)}`)
   print(`\nThe end of Capstan's log:\n${await capstan.readLog()}`)

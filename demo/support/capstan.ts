@@ -41,6 +41,7 @@ export async function makeCapstan(): Promise<Capstan> {
   const port = await findFreePort()
   const url = `http://127.0.0.1:${port}`
   let child: ChildProcess | undefined
+  let crashed = false
 
   async function start(signal: AbortSignal) {
     const log = await open(logFile, 'a', 0o600)
@@ -53,6 +54,7 @@ export async function makeCapstan(): Promise<Capstan> {
     })
     await log.close()
     await becomesReady(child, url, signal)
+    crashed = false
   }
 
   async function end(signal: NodeJS.Signals): Promise<number | null> {
@@ -71,12 +73,18 @@ export async function makeCapstan(): Promise<Capstan> {
     url,
     start,
     stop: async () => (await end('SIGTERM')) === 0,
-    crash: async () => void (await end('SIGKILL')),
+    async crash() {
+      crashed = true
+      await end('SIGKILL')
+    },
     async readLog() {
       const text = await readFile(logFile, 'utf8').catch(() => '')
       return text.trimEnd().split('\n').slice(-logLinesShown).join('\n')
     },
     async remove() {
+      await end('SIGTERM')
+      // The next start clears away the sandboxes of the one that was killed.
+      if (crashed) await start(AbortSignal.timeout(readyTimeoutMs)).catch(() => {})
       await end('SIGTERM')
       await stopPostgres(dataDir)
       await rm(folder, { recursive: true, force: true, maxRetries: 5 })
@@ -87,7 +95,7 @@ export async function makeCapstan(): Promise<Capstan> {
 /** None of the caller's settings: the tour must not touch their database or depend on their limits. */
 function environment(settings: Record<string, string>): NodeJS.ProcessEnv {
   const { PATH, HOME, TMPDIR, LANG } = process.env
-  return { PATH, HOME, TMPDIR, LANG, HOST: '127.0.0.1', ...settings }
+  return { PATH, HOME, TMPDIR, LANG, HOST: '127.0.0.1', SHUTDOWN_GRACE_MS: '3000', ...settings }
 }
 
 async function becomesReady(child: ChildProcess, url: string, signal: AbortSignal) {
@@ -100,10 +108,11 @@ async function becomesReady(child: ChildProcess, url: string, signal: AbortSigna
 }
 
 function isReady(url: string): Promise<boolean> {
-  return fetch(`${url}/readyz`).then(
-    response => response.ok,
-    () => false,
-  )
+  const asked = fetch(`${url}/readyz`).then(async response => {
+    await response.arrayBuffer()
+    return response.ok
+  })
+  return asked.catch(() => false)
 }
 
 function hasEnded(child: ChildProcess): boolean {

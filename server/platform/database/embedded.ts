@@ -13,7 +13,7 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { chown, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { chown, link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -322,23 +322,13 @@ async function othersConnected(socketDir: string): Promise<boolean> {
   }
 }
 
-/** Lock files this process holds: its own number in one it does not hold is left from a process of the same number. */
-const heldHere = new Set<string>()
-
 /** One at a time. A lock whose holder is gone is taken over. */
 async function withLockFile(file: string, action: () => Promise<void>) {
   const deadline = Date.now() + startTimeoutMs
-  for (;;) {
-    try {
-      await writeFile(file, `${process.pid}`, { flag: 'wx' })
-      heldHere.add(file)
-      break
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    }
-    const holder = Number(await readFile(file, 'utf8').catch(() => ''))
-    const isStale = holder === process.pid ? !heldHere.has(file) : !isAlive(holder)
-    if (holder > 0 && isStale) await rm(file, { force: true })
+  while (!(await takeLockFile(file))) {
+    const holder = await readFile(file, 'utf8').catch(() => undefined)
+    if (holder === undefined) continue
+    if (!(await isHeld(holder))) await rm(file, { force: true })
     else if (Date.now() > deadline) throw new EmbeddedError(`Another process (${holder}) holds ${file} for too long.`)
     else await sleep(30)
   }
@@ -348,6 +338,39 @@ async function withLockFile(file: string, action: () => Promise<void>) {
     heldHere.delete(file)
     await rm(file, { force: true })
   }
+}
+
+const heldHere = new Set<string>()
+
+/** A link to a file that is whole appears whole: a kill leaves no lock without its holder's name. */
+async function takeLockFile(file: string): Promise<boolean> {
+  if (heldHere.has(file)) return false
+  heldHere.add(file)
+  const draft = `${file}.${process.pid}`
+  await writeFile(draft, `${process.pid} ${await startOf(process.pid)}`)
+  try {
+    await link(draft, file)
+    return true
+  } catch (error) {
+    heldHere.delete(file)
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
+    return false
+  } finally {
+    await rm(draft, { force: true })
+  }
+}
+
+/** A number is given again; together with the time its process began it is not. */
+async function isHeld(holder: string): Promise<boolean> {
+  const [pid, start] = holder.split(' ')
+  return Number(pid) > 0 && isAlive(Number(pid)) && (await startOf(Number(pid))) === start
+}
+
+/** When a process began, in ticks since the machine did; nothing where /proc does not tell. */
+async function startOf(pid: number): Promise<string> {
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
+  // The name in brackets may hold spaces; the start is the twentieth field behind it.
+  return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
 }
 
 function socketFolder(dataDir: string): string {

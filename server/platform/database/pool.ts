@@ -82,6 +82,11 @@ export function makeDatabase(options: DatabaseOptions): Database {
     options.onTrouble?.()
   })
 
+  // A connection in use tells its loss twice: to the statement, which rejects, and by an event that must be heard.
+  pool.on('connect', client => {
+    client.on('error', () => options.onTrouble?.())
+  })
+
   const watch = async <T>(work: Promise<T>): Promise<T> => {
     try {
       return await work

@@ -7,7 +7,7 @@ import { type AppError, errors } from '../errors.ts'
 export interface IdempotencyKey {
   owner: string
   key: string
-  /** SHA-256 over method, route and body. */
+  /** SHA-256 over method, path and body. */
   fingerprint: Buffer
 }
 
@@ -25,7 +25,8 @@ export function idempotencyKeyOf(request: FastifyRequest): IdempotencyKey | unde
   if (key === undefined) return undefined
   if (typeof key !== 'string' || !/^[\x20-\x7e]{1,255}$/.test(key)) throw errors.badIdempotencyKey()
   const fingerprint = createHash('sha256')
-    .update(`${request.method} ${request.url}\n`)
+    // Without the query: how long to wait, say, does not make it another request.
+    .update(`${request.method} ${request.url.split('?', 1)[0]}\n`)
     .update(JSON.stringify(request.body ?? null))
     .digest()
   return { owner: request.caller?.userId ?? '', key, fingerprint }

@@ -67,11 +67,11 @@ export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
     // `live` says goodbye to its clients itself, when the runs they follow have ended.
     preClose: done => done(),
   })
+  installObservation(app, options)
   installGuard(app as unknown as FastifyInstance, {
     authenticate: options.authenticate,
     onRefused: request => options.rateLimiter.take(request.ip),
   })
-  installObservation(app, options)
   app.addHook('onRequest', async request => {
     if (request.routeOptions.config.isOperation) return
     await options.rateLimiter.take(request.caller?.userId ?? request.ip)

@@ -248,9 +248,9 @@ const badQueries: [string, string, number, string][] = [
     ].map(query => ['GET', `/v1/${list}?${query}`, 400, 'validation_failed'] as [string, string, number, string]),
     ...[
       'x',
-      '%00',
+      '\0',
       '💥',
-      '..%2F..',
+      '../..',
       Buffer.from('5').toString('base64url'),
       Buffer.from('[]').toString('base64url'),
       Buffer.from('[1]').toString('base64url'),
@@ -261,7 +261,12 @@ const badQueries: [string, string, number, string][] = [
       Buffer.from(`["${uuid}'--"]`).toString('base64url'),
     ].map(
       cursor =>
-        ['GET', `/v1/${list}?cursor=${encodeURI(cursor)}`, 400, 'bad_cursor'] as [string, string, number, string],
+        ['GET', `/v1/${list}?cursor=${encodeURIComponent(cursor)}`, 400, 'bad_cursor'] as [
+          string,
+          string,
+          number,
+          string,
+        ],
     ),
   ]),
   ['GET', '/v1/runs?status=lost', 400, 'validation_failed'],

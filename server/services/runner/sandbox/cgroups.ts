@@ -10,7 +10,7 @@ import {
   writeSync,
 } from 'node:fs'
 import { rmdir, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { isOrphan, makeOwnerName } from './owner.ts'
 import type { LimitedBy } from './types.ts'
@@ -61,6 +61,9 @@ export const OWN_PROCESSES = 3
 
 /** More than this left behind (pages of files that the last box was first to read) would count against the next. */
 const RESIDUE_BYTES_MAX = 2 * 1024 * 1024
+
+/** Where the processes go that were in our group before it got children. */
+const SHELTER = 'capstan-host'
 
 interface Mount {
   point: string
@@ -115,7 +118,9 @@ function ownFolder(mount: Mount, root: string): string {
   const path = line?.slice(2).join(':') ?? '/'
   const below = path === mount.root || path.startsWith(`${mount.root}/`) ? path.slice(mount.root.length) : path
   const folder = join(mount.point, below)
-  return existsSync(folder) ? folder : mount.point
+  if (!existsSync(folder)) return mount.point
+  // Our parent may have been moved there by a sandbox of its own.
+  return basename(folder) === SHELTER ? dirname(folder) : folder
 }
 
 function openVersion1(mounts: Mount[], options: GroupsOptions): Groups {
@@ -238,7 +243,7 @@ function enable(folder: string, controllers: string[], vacateFirst: () => void):
 
 function vacate(base: string, folder: string): void {
   // Beside the owner's folder and not in it, so that it may outlive the owner with the processes that are not ours.
-  const shelter = join(base, 'capstan-host')
+  const shelter = join(base, SHELTER)
   mkdirSync(shelter, { recursive: true })
   for (const pid of listed(join(base, 'cgroup.procs'))) {
     try {

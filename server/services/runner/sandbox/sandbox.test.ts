@@ -150,6 +150,14 @@ for (const cgroups of ['auto', 'none'] as const) {
       assert.ok(performance.now() - started < 5_000)
     })
 
+    check('a listener that throws fails its own run only', async () => {
+      const onOutput = () => {
+        throw new RangeError('mine')
+      }
+      await assert.rejects(run({ language: 'bash', source: 'echo x; sleep 30', onOutput }), RangeError)
+      assert.equal((await run({ language: 'bash', source: '' })).status, 'succeeded')
+    })
+
     check('a program is nobody on the host', async () => {
       const uids: (string | undefined)[] = []
       const seconds = `6666.${process.pid}`
@@ -299,6 +307,29 @@ test('a closed sandbox leaves no process, no cgroup and no folder, and runs noth
   assert.deepEqual(readdirSync(directory), [])
   assert.deepEqual(groupsOf(process.pid), [])
   await assert.rejects(run({ language: 'bash', source: '' }), SandboxError)
+})
+
+test('past the most boxes a run waits its turn, and may give up waiting', async t => {
+  const languages = await findLanguages()
+  const sandbox = await makeSandbox({ runtimes: languages.map(language => language.runtime), boxesMax: 1 })
+  t.after(() => sandbox.close())
+  const why = missing(sandbox, languages, ['bash'])
+  if (why) return t.skip(why)
+  const run = await makeRunner(sandbox, languages)
+  const first = new AbortController()
+  const second = new AbortController()
+  const order: string[] = []
+  const onOutput = () => order.push('first runs')
+  const running = run({ language: 'bash', source: 'echo on; sleep 30', signal: first.signal, onOutput })
+  const waiting = run({ language: 'bash', source: 'echo never', signal: second.signal })
+  const last = run({ language: 'bash', source: 'echo last' })
+  await until('the first runs', () => order.length > 0)
+  assert.equal(boxesOf(process.pid).length, 1)
+  second.abort()
+  assert.equal((await waiting).status, 'cancelled')
+  first.abort()
+  assert.equal((await running).status, 'cancelled')
+  assert.equal((await last).stdout.toString(), 'last\n')
 })
 
 test('a folder that the boxes cannot reach is a fact with a reason', async t => {

@@ -97,24 +97,49 @@ async function probe(host: Host, kind: Kind): Promise<void> {
 }
 
 async function executeIn(pool: Pool<Kind>, host: Host, execution: Execution): Promise<ExecutionResult> {
-  const { runtime, compile, run, signal } = execution
-  if (signal?.aborted) return neverStarted('cancelled')
-  const box = await pool.take({ readOnly: runtime.readOnly, diskBytes: roundDisk(run.limits.diskBytes) })
+  const { runtime, run, signal } = execution
+  const box = await takeBox(pool, { readOnly: runtime.readOnly, diskBytes: roundDisk(run.limits.diskBytes) }, signal)
+  if (!box) return neverStarted('cancelled')
   const cancel = () => box.end('cancelled')
   signal?.addEventListener('abort', cancel)
   try {
-    if (signal?.aborted) return neverStarted('cancelled')
-    await box.write(filesOf(execution))
-    const compiled = compile && (await runStep(box, host, execution, compile))
-    if (compiled && compiled.status !== 'succeeded') return { ...neverStarted(compiled.status), compile: compiled }
-    if (signal?.aborted) return { ...neverStarted('cancelled'), ...(compiled && { compile: compiled }) }
-    const result = await runStep(box, host, execution, run)
-    return compiled ? { ...result, compile: compiled } : result
+    return await runSteps(box, host, execution)
   } finally {
     signal?.removeEventListener('abort', cancel)
     box.kill()
     pool.finished()
   }
+}
+
+/** Null where the run was cancelled before a box was to be had. */
+async function takeBox(pool: Pool<Kind>, kind: Kind, signal: AbortSignal | undefined): Promise<Box | null> {
+  if (!signal) return pool.take(kind)
+  if (signal.aborted) return null
+  const taken = pool.take(kind)
+  const { promise: aborted, resolve: abort } = Promise.withResolvers<null>()
+  const onAbort = () => abort(null)
+  signal.addEventListener('abort', onAbort)
+  const box = await Promise.race([taken, aborted]).finally(() => signal.removeEventListener('abort', onAbort))
+  if (box && !signal.aborted) return box
+  // Whoever stops waiting still gets his box, and throws it away.
+  taken.then(
+    late => {
+      late.kill()
+      pool.finished()
+    },
+    () => {},
+  )
+  return null
+}
+
+async function runSteps(box: Box, host: Host, execution: Execution): Promise<ExecutionResult> {
+  const { compile, run, signal } = execution
+  await box.write(filesOf(execution))
+  const compiled = compile && (await runStep(box, host, execution, compile))
+  if (compiled && compiled.status !== 'succeeded') return { ...neverStarted(compiled.status), compile: compiled }
+  if (signal?.aborted) return { ...neverStarted('cancelled'), ...(compiled && { compile: compiled }) }
+  const result = await runStep(box, host, execution, run)
+  return compiled ? { ...result, compile: compiled } : result
 }
 
 function neverStarted(status: StepResult['status']): ExecutionResult {
@@ -143,14 +168,22 @@ async function runStep(box: Box, host: Host, { runtime, run, onOutput }: Executi
     last: isRun,
     ...host.scriptTraits(limits),
   })
+  let failure: { error: unknown } | undefined
   const outcome = await box.runStep({
     script,
     limits,
     onChunk(stream, chunk) {
       const kept = output[stream].push(chunk)
-      if (isRun && kept.length > 0) onOutput?.(stream, kept)
+      try {
+        if (isRun && kept.length > 0 && !failure) onOutput?.(stream, kept)
+      } catch (error) {
+        // A listener's own fault ends its run, and nobody else's.
+        failure = { error }
+        box.end('cancelled')
+      }
       if (output[stream].seenBytes > floodBytes(limits.outputBytes)) box.end('flood')
     },
   })
+  if (failure) throw failure.error
   return judge(outcome, limits, output)
 }
