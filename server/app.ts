@@ -9,6 +9,7 @@ import { type EmbeddedServer, makeEmbeddedServer } from '#platform/database/embe
 import { type MigrationSet, migrate } from '#platform/database/migrate.ts'
 import { applicationPrefix, type Database, makeDatabase } from '#platform/database/pool.ts'
 import { errors } from '#platform/errors.ts'
+import { trackConnections } from '#platform/http/connections.ts'
 import type { Authenticate } from '#platform/http/guard.ts'
 import { forgetOldKeys } from '#platform/http/idempotency.ts'
 import { addOperationRoutes, metricsScope } from '#platform/http/operations.ts'
@@ -112,8 +113,8 @@ export function makeIdentityOf(
 export interface App {
   http: HttpApp
   identity: IdentityService
-  /** What the newcomer should know: how programs are limited here. */
-  sandboxSentence: string | undefined
+  /** Why programs cannot be run here, where that is so. */
+  runsUnavailable: string | undefined
   /** Starts to work and, in the role api, to listen. Answers the address. */
   start(): Promise<string | undefined>
   /** Not ready, no more connections, finish what runs, hand back the rest. */
@@ -200,6 +201,7 @@ export async function makeApp(given: {
     reply.header('connection', 'close')
     throw errors.unavailable('This process stops just now. Try again; another one will answer.', 1)
   })
+  const connections = trackConnections(http.server)
   if (serves) {
     await identity.routes(http)
     await identity.compatRoutes(http)
@@ -223,7 +225,7 @@ export async function makeApp(given: {
   return {
     http,
     identity,
-    sandboxSentence: runner?.facts?.sentence,
+    runsUnavailable: runner?.facts?.available === false ? runner.facts.sentence : undefined,
     async start() {
       await bus.start()
       await identity.start()
@@ -250,6 +252,7 @@ export async function makeApp(given: {
       await Promise.all([jobs.stop(graceMs), runner?.endWaits(graceMs)])
       const closed = http.close()
       await live.stop()
+      connections.closeWhenIdle()
       await closed
       clearTimeout(late)
       await runner?.stop()

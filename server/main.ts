@@ -60,7 +60,7 @@ async function start(settings: AllSettings, args: string[]) {
   const { values } = parse(args, { roles: { type: 'string' }, services: { type: 'string' } })
   const app = await makeApp({
     settings,
-    log: makeLog(settings.LOG_LEVEL),
+    log: makeLog(logLevel(settings)),
     roles: chosen<Role>('--roles', values.roles, roles),
     chosen: chosen<ServiceName>('--services', values.services, services),
   })
@@ -75,16 +75,24 @@ async function start(settings: AllSettings, args: string[]) {
   process.on('SIGTERM', () => void stop())
   process.on('SIGINT', () => void stop())
   const address = await app.start()
-  if (settings.NODE_ENV === 'development') console.error(welcome(address!, app.sandboxSentence))
+  if (settings.NODE_ENV === 'development') console.error(welcome(address!, app.runsUnavailable))
 }
 
-function welcome(address: string, sandbox: string | undefined): string {
+/** Somebody who looks at a terminal wants to see what is wrong, and the welcome. */
+function logLevel(settings: AllSettings): string {
+  const isWatched = settings.NODE_ENV === 'development' && process.stdout.isTTY && !process.env.LOG_LEVEL
+  return isWatched ? 'warn' : settings.LOG_LEVEL
+}
+
+function welcome(address: string, runsUnavailable: string | undefined): string {
+  // A name that is free, so that the lines work as often as they are tried.
+  const name = `ada${Date.now() % 1_000_000}`
   return `
 Capstan runs at ${address}   (API: ${address}/docs)
-${sandbox ? `${sandbox}\n` : ''}
+${runsUnavailable ? `${runsUnavailable}\n` : ''}
 Try it in another terminal:
 
-  curl -s -c jar -H 'content-type: application/json' ${address}/v1/auth/register -d '{"username":"ada","password":"lovelace"}'
+  curl -s -c jar -H 'content-type: application/json' ${address}/v1/auth/register -d '{"username":"${name}","password":"lovelace"}'
   curl -s -b jar -H 'content-type: application/json' '${address}/v1/runs?wait=10' -d '{"language":"python","source":"print(6*7)"}'
 
 \`make demo\` shows more. Ctrl-C stops Capstan; what it accepted stays in DATA_DIR.

@@ -17,10 +17,11 @@ import { whyNoPrograms } from './support/programs.ts'
 import { until } from './support/until.ts'
 
 const skip = await whyNoPrograms(['python', 'bash'])
-const graceMs = 2500
+const graceMs = 4000
 /** Closing, handing back and PostgreSQL's own leave, after the grace has passed. */
 const leaveMs = 3000
-const marker = `shutdown-${process.pid}`
+/** An argument by which a test's own programs are known among all processes. */
+const markerOf = (test: string) => `shutdown-${test}-${process.pid}`
 
 interface Outcome {
   name: string
@@ -67,12 +68,12 @@ function ask(given: {
 async function postUntilClosed(
   capstan: Capstan,
   user: User,
-  given: { name: string; query: string },
+  given: { name: string; query: string; marker: string },
 ): Promise<Outcome[]> {
   const outcomes: Outcome[] = []
   for (let n = 0; ; n++) {
     const name = `${given.name}.${n}`
-    const body = { language: 'bash', source: 'echo "$1"', args: [name, marker] }
+    const body = { language: 'bash', source: 'echo "$1"', args: [name, given.marker] }
     const outcome = await ask({
       capstan,
       method: 'POST',
@@ -119,6 +120,7 @@ describe('a shutdown', { concurrency: 3 }, () => {
     skip,
   }, async t => {
     const dataDir = await makeDataDir()
+    const marker = markerOf('load')
     const env = { SHUTDOWN_GRACE_MS: `${graceMs}`, RUN_CONCURRENCY: '6' }
     const capstan = await startCapstan({ dataDir, env })
     const [ann, bob] = [await makeUser(capstan, 'ann'), await makeUser(capstan, 'bob')]
@@ -131,7 +133,7 @@ describe('a shutdown', { concurrency: 3 }, () => {
       (await ann.post(capstan, '/v1/runs', sleeper(seconds))).body.id as string
     // Two end within the grace, two do not.
     const short = [await submitSleeper(1), await submitSleeper(1)]
-    const long = [await submitSleeper(6), await submitSleeper(6)]
+    const long = [await submitSleeper(8), await submitSleeper(8)]
     const sleepers = [...short, ...long]
     await until(
       async () =>
@@ -140,7 +142,11 @@ describe('a shutdown', { concurrency: 3 }, () => {
 
     const posting = Promise.all(
       Array.from({ length: 12 }, (_, n) =>
-        postUntilClosed(capstan, n % 2 ? ann : bob, { name: `client${n}`, query: n % 3 === 0 ? '' : '?wait=20' }),
+        postUntilClosed(capstan, n % 2 ? ann : bob, {
+          name: `client${n}`,
+          query: n % 3 === 0 ? '' : '?wait=20',
+          marker,
+        }),
       ),
     )
     const [ready, alive]: [Outcome[], Outcome[]] = [[], []]
@@ -155,7 +161,7 @@ describe('a shutdown', { concurrency: 3 }, () => {
       method: 'POST',
       path: '/v1/runs?wait=20',
       token: ann.token,
-      body: { ...sleeper(6), args: ['waiter', marker] },
+      body: { ...sleeper(8), args: ['waiter', marker] },
       name: 'waiter',
     })
     await until(async () => (await runsOf(dataDir)).filter(run => run.status === 'succeeded').length > 20)
@@ -233,6 +239,7 @@ describe('a shutdown', { concurrency: 3 }, () => {
     const dataDir = await makeDataDir()
     const capstan = await startCapstan({ dataDir })
     const user = await makeUser(capstan, 'ann')
+    const marker = markerOf('second')
     const source = `import time\ntime.sleep(2)\nprint("done")`
     await user.post(capstan, '/v1/runs', { language: 'python', source, args: [marker] })
     await until(async () => (await runsOf(dataDir))[0]!.status === 'running')

@@ -44,8 +44,8 @@ const startTimeoutMs = 60_000
 const stopTimeoutMs = 30_000
 /** A Unix socket's path may have 107 bytes; the socket's own name takes 16 of them. */
 const socketFolderBytesMax = 90
-/** The id under which PostgreSQL runs when Capstan is root. It refuses to run as root. */
-const serverUid = 1000
+/** As whom PostgreSQL runs when Capstan is root, which it refuses. initdb insists on a user that the system knows. */
+const serverUsers = ['postgres', 'daemon', 'bin', 'nobody']
 
 const serverSettings: Record<string, string> = {
   listen_addresses: '',
@@ -119,34 +119,46 @@ export function makeEmbeddedServer(options: {
 }
 
 /** How the server processes get an identity that is not root. */
-type Identity = { kind: 'self' } | { kind: 'namespace' } | { kind: 'uid'; uid: number }
+type Identity = { kind: 'self' } | { kind: 'namespace'; uid: number } | { kind: 'uid'; uid: number }
 
 async function chooseIdentity(wish: 'auto' | 'uid', folders: string[]): Promise<Identity> {
   if (process.getuid?.() !== 0) return { kind: 'self' }
+  const uid = await findServerUid()
   if (wish === 'auto') {
-    const works = await run('unshare', [...namespaceArguments, 'true']).then(
+    const works = await run('unshare', [...namespaceArguments(uid), 'true']).then(
       () => true,
       () => false,
     )
-    if (works) return { kind: 'namespace' }
+    if (works) return { kind: 'namespace', uid }
   }
   for (const folder of folders) {
-    await chown(folder, serverUid, serverUid)
-    await assertReachable(folder)
+    await chown(folder, uid, uid)
+    await assertReachable(folder, uid, 'Set DATA_DIR to a folder that others may reach (such as /var/lib/capstan)')
   }
-  return { kind: 'uid', uid: serverUid }
+  await assertReachable(binaries(), uid, 'Put Capstan into a folder that others may reach (such as /opt/capstan)')
+  return { kind: 'uid', uid }
 }
 
-const namespaceArguments = ['--user', `--map-user=${serverUid}`, `--map-group=${serverUid}`]
+async function findServerUid(): Promise<number> {
+  const lines = (await readFile('/etc/passwd', 'utf8')).split('\n').map(line => line.split(':'))
+  const found = serverUsers.map(name => lines.find(line => line[0] === name)).find(Boolean)
+  if (!found)
+    throw new EmbeddedError(`PostgreSQL does not run as root, and there is no user ${serverUsers.join(', ')}.`)
+  return Number(found[2])
+}
+
+function namespaceArguments(uid: number): string[] {
+  return ['--user', `--map-user=${uid}`, `--map-group=${uid}`]
+}
 
 /** Another user can only come to a folder when everybody may pass through every folder above it. */
-async function assertReachable(folder: string) {
+async function assertReachable(folder: string, user: number, remedy: string) {
   for (let at = path.dirname(folder); ; at = path.dirname(at)) {
     const { mode, uid } = await stat(at)
-    if (uid !== serverUid && (mode & 0o001) === 0) {
+    if (uid !== user && (mode & 0o001) === 0) {
       throw new EmbeddedError(
         `PostgreSQL does not run as root, and as another user it cannot pass through ${at}. ` +
-          'Set DATA_DIR to a folder that others may reach (such as /var/lib/capstan), or start Capstan as another user.',
+          `${remedy}, or start Capstan as another user.`,
       )
     }
     if (at === path.dirname(at)) return
@@ -154,7 +166,8 @@ async function assertReachable(folder: string) {
 }
 
 function commandAs(identity: Identity, command: string, args: string[]) {
-  if (identity.kind === 'namespace') return { command: 'unshare', args: [...namespaceArguments, command, ...args] }
+  if (identity.kind === 'namespace')
+    return { command: 'unshare', args: [...namespaceArguments(identity.uid), command, ...args] }
   return { command, args }
 }
 
@@ -184,7 +197,7 @@ async function initialise(pgData: string, identity: Identity, log: Log) {
   try {
     await run(command, args, { ...ids(identity), cwd: '/', env: serverEnvironment() })
   } catch (error) {
-    throw new EmbeddedError(`initdb failed: ${(error as { stderr?: string }).stderr ?? messageOf(error)}`)
+    throw new EmbeddedError(`initdb failed: ${(error as { stderr?: string }).stderr || messageOf(error)}`)
   }
   await rename(fresh, pgData).catch(async error => {
     await rm(fresh, { recursive: true, force: true })
