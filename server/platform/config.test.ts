@@ -34,6 +34,12 @@ test('what is set is read', () => {
   })
 })
 
+test('a socket’s connection string, which is no URL to anybody else, is taken', () => {
+  const text = 'postgres://capstan@/capstan?host=%2Fvar%2Frun'
+  assert.equal(readSettings(table, { STORE: text }).STORE, text)
+  assert.throws(() => readSettings(table, { STORE: 'postgres:' }), SettingsError)
+})
+
 test('every wrong variable is named at once, with what would be right, and no secret is shown', () => {
   const environment = { COUNT: '1e1', MODE: 'c', ON: 'yes', STORE: 'mysql://user:hunter2@h/d' }
   assert.throws(

@@ -110,8 +110,10 @@ export function url(protocols: readonly string[], about: string): Variable<strin
     // A connection string carries a password.
     secret: true,
     parse: value => {
-      const protocol = URL.canParse(value) ? new URL(value).protocol.slice(0, -1) : undefined
-      if (protocol === undefined || !protocols.includes(protocol)) {
+      const protocol = /^([a-z0-9+.-]+):/i.exec(value)?.[1]?.toLowerCase()
+      // libpq's form without a host, `postgres://user@/database?host=/socket`, is no URL to anybody else.
+      const parses = protocol?.startsWith('postgres') ? value.includes('://') : URL.canParse(value)
+      if (protocol === undefined || !protocols.includes(protocol) || !parses) {
         throw new Error(`it must be a URL that starts with ${protocols.map(each => `${each}:`).join(' or ')}.`)
       }
       return value

@@ -62,6 +62,8 @@ function translate(error: FastifyError, request: FastifyRequest): AppError {
   if (error.validation) return validationError(error)
   const known = fastifyErrors[error.code]
   if (known) return known(error)
+  // A client that goes away in the middle of its body is no lost database, though both are ECONNRESET.
+  if (error.statusCode === 400 && error.code === 'ECONNRESET') return errors.badRequest('The body was cut off.')
   if (isConnectionLoss(error)) {
     request.log.warn({ err: error }, 'the database is away')
     return errors.unavailable('The database is not reachable just now. Nothing was lost; try again shortly.')

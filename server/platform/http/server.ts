@@ -55,6 +55,8 @@ export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
     requestTimeout: 60_000,
     keepAliveTimeout: 65_000,
     forceCloseConnections: 'idle',
+    // `app.ts` answers who comes while the process stops, with a problem document.
+    return503OnClosing: false,
   }).withTypeProvider<TypeBoxTypeProvider>() as HttpApp
 
   installValidation(app)

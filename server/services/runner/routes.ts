@@ -190,7 +190,8 @@ export function addRoutes(app: HttpApp, { runner, languages, facts, settings }: 
     },
     async (request, reply) => {
       const caller = callerOf(request)
-      await runner.cancel(caller, request.params.id)
+      const key = idempotencyKeyOf(request)
+      await runner.cancel({ caller, id: request.params.id, ...(key ? { key } : {}) })
       return reply.status(202).send(showRun(await runner.getRun(caller, request.params.id), 'utf8'))
     },
   )

@@ -1,7 +1,7 @@
 import { makeBatcher, type Outcome } from '#platform/batch.ts'
 import { type Database, isConnectionLoss, type Tx } from '#platform/database/pool.ts'
 import { assertScope, type Caller } from '#platform/http/guard.ts'
-import { type Claim, claimKeys, type IdempotencyKey } from '#platform/http/idempotency.ts'
+import { type Claim, claimKeys, type IdempotencyKey, idempotently } from '#platform/http/idempotency.ts'
 import { isUuid, uuidv7, uuidv7Floor } from '#platform/ids.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
 import type { Live, LiveEvent, TopicSource } from '#platform/live/live.ts'
@@ -34,7 +34,7 @@ export interface Runner {
   listRuns(filter: store.RunFilter): Promise<store.RunSummaryRow[]>
   listHistory(caller: RunOwner, limit: number): ReturnType<typeof store.listHistory>
   /** @throws run_not_found, job_ended */
-  cancel(caller: RunOwner, id: string): Promise<void>
+  cancel(given: { caller: RunOwner; id: string; key?: IdempotencyKey }): Promise<void>
   /** Forgets old runs. */
   forgetOld(): Promise<void>
   readonly source: TopicSource
@@ -193,9 +193,12 @@ export function makeRunner(deps: RunnerDeps): Runner {
     },
     listRuns: filter => store.listRuns(db, filter),
     listHistory: (caller, limit) => store.listHistory(db, caller.userId, limit),
-    async cancel(caller, id) {
+    async cancel({ caller, id, key }) {
       await assertMayRead(caller, id)
-      await db.tx(tx => jobs.cancel(tx, id))
+      await idempotently(db, key, async tx => {
+        await jobs.cancel(tx, id)
+        return { status: 202, body: { id } }
+      })
     },
     async forgetOld() {
       const floor = uuidv7Floor(new Date(deps.clock() - settings.RUN_KEEP_DAYS * 86_400_000))
