@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { chmodSync, cpSync, mkdtempSync, rmSync } from 'node:fs'
+import { chmodSync, copyFileSync, cpSync, linkSync, mkdtempSync, realpathSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -37,10 +37,12 @@ test('a user without powers gets the same sandbox, limited by rlimits and sampli
   chmodSync(folder, 0o777)
   cpSync(import.meta.dirname, join(folder, 'sandbox'), { recursive: true, filter: path => !path.endsWith('.test.ts') })
   const user = ['--reuid=54321', '--regid=54321', '--clear-groups', '--bounding-set=-all']
-  const node = [process.execPath, '--input-type=module', '-e', PROGRAM, join(folder, 'sandbox/index.ts')]
+  const binary = join(folder, 'node')
+  placeNode(binary)
+  const node = [binary, '--input-type=module', '-e', PROGRAM, join(folder, 'sandbox/index.ts')]
   const env = { PATH: process.env.PATH, TMPDIR: folder, HOME: folder }
   const child = spawnSync('setpriv', [...user, '--', ...node], { env, cwd: '/', encoding: 'utf8', timeout: 60_000 })
-  const reachable = spawnSync('setpriv', [...user, '--', process.execPath, '--version'], {
+  const reachable = spawnSync('setpriv', [...user, '--', binary, '--version'], {
     env,
     cwd: '/',
     encoding: 'utf8',
@@ -59,3 +61,13 @@ test('a user without powers gets the same sandbox, limited by rlimits and sampli
   if (forks) assert.ok(['timed_out', 'failed'].includes(forks.status), forks.status)
   assert.equal(last.out, 'last\n')
 })
+
+/** Our own Node may lie where the other user cannot come; a second name for it costs nothing where the disk is the same. */
+function placeNode(at: string) {
+  const own = realpathSync(process.execPath)
+  try {
+    linkSync(own, at)
+  } catch {
+    copyFileSync(own, at)
+  }
+}
