@@ -132,6 +132,13 @@ export async function releaseUnknown(db: Queryable, given: { queue: string; work
   return rowCount
 }
 
+/**
+ * Jobs by a batch of ids, by the primary key whatever the planner thinks of the table. Two traps are avoided by it: a
+ * table never analysed looks small enough to be read whole, and a worker looks as if it held one row; so what is held
+ * is compared with the batch (materialized, or it would be seen through) and not in the table's own condition.
+ */
+const byIds = `a.id = any($2::uuid[]) and a.id = i.id`
+
 /** Moves the queue's turn to the newest one claimed, so that newcomers line up behind it. */
 export async function advanceTurn(db: Queryable, given: { queue: string; priority: number; turn: number }) {
   await db.query(
@@ -165,11 +172,12 @@ export async function finishJobs(
   given: { queue: string; worker: string | null; rows: readonly EndRow[] },
 ) {
   const { rows } = await tx.query<EndedRow>(
-    `with i as (
-       select * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::jsonb[], $6::text[]) as i(id, attempt, state, result, error)
+    `with i as materialized (
+       select $1::uuid as worker, * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::jsonb[], $6::text[])
+         as i(id, attempt, state, result, error)
      ), gone as (
        delete from jobs.active a using i
-       where a.id = i.id and ($1::uuid is null or a.worker = $1) and a.attempt = i.attempt
+       where ${byIds} and (i.worker is null or a.worker = i.worker) and a.attempt = i.attempt
        returning a.id, a.queue, a.owner, a.priority, a.key, a.payload, a.attempt, a.attempts_max, a.worker, a.progress,
                  a.request_id, a.created_at, a.run_at, a.started_at, i.state, i.result, i.error
      ), kept as (
@@ -208,13 +216,14 @@ export interface ReturnRow {
 /** Puts jobs back in line, at once or after their delay, and records the attempt. A handed-back one does not count. */
 export async function returnJobs(tx: Queryable, given: { queue: string; worker: string; rows: readonly ReturnRow[] }) {
   const { rowCount } = await tx.query(
-    `with i as (
-       select * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::integer[]) as i(id, attempt, outcome, error, delay_ms)
+    `with i as materialized (
+       select $1::uuid as worker, * from unnest($2::uuid[], $3::smallint[], $4::text[], $5::text[], $6::integer[])
+         as i(id, attempt, outcome, error, delay_ms)
      ), back as (
        update jobs.active a
        set worker = null, ready = i.delay_ms = 0, run_at = now() + i.delay_ms * interval '1 ms',
            attempt = a.attempt - case when i.outcome = 'handed_back' then 1 else 0 end
-       from i where a.id = i.id and a.worker = $1 and a.attempt = i.attempt
+       from i where ${byIds} and a.worker = i.worker and a.attempt = i.attempt
        returning a.id, i.attempt, i.outcome, i.error, a.started_at
      ), counted as (
        insert into jobs.deltas (queue, retried) select $7, count(*) from back having count(*) > 0
@@ -271,10 +280,10 @@ export async function promoteDue(db: Queryable, given: { queue: string; limit: n
 
 export async function saveProgress(db: Queryable, rows: readonly { id: string; worker: string; progress: string }[]) {
   await db.query(
-    `update jobs.active a set progress = i.progress
-     from unnest($1::uuid[], $2::uuid[], $3::jsonb[]) as i(id, worker, progress)
-     where a.id = i.id and a.worker = i.worker`,
-    [rows.map(row => row.id), rows.map(row => row.worker), rows.map(row => row.progress)],
+    `with i as materialized (select * from unnest($1::uuid[], $2::uuid[], $3::jsonb[]) as i(worker, id, progress))
+     update jobs.active a set progress = i.progress
+     from i where ${byIds} and a.worker = i.worker`,
+    [rows.map(row => row.worker), rows.map(row => row.id), rows.map(row => row.progress)],
     replan,
   )
 }

@@ -76,16 +76,22 @@ export function makeWorker(options: WorkerOptions): Worker {
   const { definition, db, log, metrics } = options
   const queue = definition.name
   const running = new Map<string, Running>()
+  const waited = metrics.waited.labels(queue)
   /** Ended here, the end not yet committed. */
   const settling = new Set<string>()
   /** A claim's answer was lost on the way: rows may name this worker that it knows nothing of. */
   let mustReconcile = false
   const newestTurn = new Map<number, number>()
   let open = true
+  /** One claim at a time: a second would only step over the rows that the first has locked. */
   let claiming = false
-  let again = false
-  /** The last claim came back full, so a freed slot should ask for more. */
+  /** Slots that a claim in flight may fill, or whose jobs are claimed and not begun yet. */
+  let reserved = 0
+  /** The last claim came back full: more wait, and a freed slot should ask for them. */
   let moreLikely = false
+  /** Somebody said that there may be jobs, and no claim was sent since. */
+  let woken = false
+  let told = false
   let onIdle: (() => void)[] = []
 
   const ends: Batcher<End, boolean> = makeBatcher({
@@ -108,38 +114,60 @@ export function makeWorker(options: WorkerOptions): Worker {
 
   // Ends that wait for their commit hold back new claims only when they pile up.
   const room = () =>
-    Math.min(definition.concurrency - running.size, definition.concurrency + 2 * settleMax - settling.size)
+    Math.min(definition.concurrency - running.size, definition.concurrency + 2 * settleMax - settling.size) - reserved
 
-  async function fill() {
-    if (claiming) {
-      again = true
+  /** Sends a claim where there is reason and room for one. */
+  function fill() {
+    if (claiming || !open || !(woken || moreLikely) || !options.leaseHolds()) return
+    const limit = Math.min(room(), claimMax)
+    if (limit <= 0) {
+      tellOthers()
       return
     }
+    woken = false
+    void claim(limit)
+  }
+
+  /** Once for each full claim: telling wakes this process's own workers too. */
+  function tellOthers() {
+    if (!moreLikely || told) return
+    told = true
+    options.onSaturated()
+  }
+
+  async function claim(limit: number) {
     claiming = true
+    reserved += limit
+    const workerId = options.workerId()
+    let rows: store.ClaimRow[] = []
     try {
-      do {
-        again = false
-        const limit = Math.min(room(), claimMax)
-        if (limit <= 0 || !open || !options.leaseHolds()) break
-        const workerId = options.workerId()
-        if (mustReconcile) await reconcile(workerId)
-        const rows = await store.claimJobs(db, { queue, worker: workerId, limit })
-        moreLikely = rows.length === limit
-        advance(rows)
-        for (const row of rows) begin(row, workerId)
-        if (moreLikely) again = true
-      } while (again)
-      if (moreLikely) options.onSaturated()
+      if (mustReconcile) await reconcile(workerId)
+      rows = await store.claimJobs(db, { queue, worker: workerId, limit })
+      moreLikely = rows.length === limit
+      told = false
     } catch (error) {
       mustReconcile = true
+      moreLikely = false
       if (open) {
         log.warn({ err: error, queue }, 'could not claim jobs; trying again')
-        setTimeout(() => void fill(), retryMs).unref()
+        setTimeout(wake, retryMs).unref()
       }
-    } finally {
-      claiming = false
-      checkIdle()
     }
+    claiming = false
+    // The next claim is on its way while these begin.
+    reserved += rows.length - limit
+    fill()
+    advance(rows)
+    for (const row of rows) {
+      reserved--
+      begin(row, workerId)
+    }
+    checkIdle()
+  }
+
+  function wake() {
+    woken = true
+    fill()
   }
 
   async function reconcile(workerId: string) {
@@ -176,7 +204,7 @@ export function makeWorker(options: WorkerOptions): Worker {
     }
     const entry: Running = { job, workerId, reason: undefined, controller: undefined }
     running.set(job.id, entry)
-    metrics.waited.observe({ queue }, Math.max(0, job.startedAt.getTime() - job.createdAt.getTime()) / 1000)
+    waited.observe(Math.max(0, job.startedAt.getTime() - job.createdAt.getTime()) / 1000)
     const context: JobContext = {
       get signal() {
         entry.controller ??= new AbortController()
@@ -207,13 +235,9 @@ export function makeWorker(options: WorkerOptions): Worker {
     running.delete(entry.job.id)
     if (entry.reason !== 'lease_lost') {
       settling.add(entry.job.id)
-      void ends.push(judge(entry, outcome)).finally(() => {
-        settling.delete(entry.job.id)
-        if (moreLikely) void fill()
-        checkIdle()
-      })
+      void ends.push(judge(entry, outcome))
     }
-    if (moreLikely) void fill()
+    if (moreLikely) fill()
     checkIdle()
   }
 
@@ -247,16 +271,23 @@ export function makeWorker(options: WorkerOptions): Worker {
   async function settleUntilHeard(items: End[]): Promise<Outcome<boolean>[]> {
     for (;;) {
       try {
-        return await settle(items)
+        return settledNow(items, await settle(items))
       } catch (error) {
         if (isConnectionLoss(error)) {
           await new Promise(resolve => setTimeout(resolve, retryMs))
           continue
         }
         if (items.length > 1) throw error
-        return [await settleAlone(items[0]!, error)]
+        return settledNow(items, [await settleAlone(items[0]!, error)])
       }
     }
+  }
+
+  function settledNow(items: End[], outcomes: Outcome<boolean>[]): Outcome<boolean>[] {
+    for (const { entry } of items) settling.delete(entry.job.id)
+    if (moreLikely) fill()
+    queueMicrotask(checkIdle)
+    return outcomes
   }
 
   async function settle(items: End[]): Promise<Outcome<boolean>[]> {
@@ -315,12 +346,13 @@ export function makeWorker(options: WorkerOptions): Worker {
       definition.settled?.([settled])
       return { value: true }
     } catch (last) {
-      return { error: last }
+      log.error({ err: last, queue, job: row.id }, 'a job is left to the next worker: its end could not be written')
+      return { value: false }
     }
   }
 
   /** A claim under way counts: its jobs are this process's as soon as it commits. */
-  const isBusy = () => claiming || running.size > 0 || settling.size > 0
+  const isBusy = () => claiming || reserved > 0 || running.size > 0 || settling.size > 0
 
   function checkIdle() {
     if (isBusy()) return
@@ -337,9 +369,7 @@ export function makeWorker(options: WorkerOptions): Worker {
   }
 
   return {
-    wake() {
-      void fill()
-    },
+    wake,
     get hasRoom() {
       return open && room() > 0
     },
