@@ -5,7 +5,7 @@ import { atEnd } from '../../../test/support/at-end.ts'
 import { makeTestDatabase } from '../../../test/support/database.ts'
 import { until } from '../../../test/support/until.ts'
 import { makeBus } from '../bus.ts'
-import { makeDatabase } from '../database/pool.ts'
+import { makeDatabase, type Queryable } from '../database/pool.ts'
 import { uuidv7, uuidv7Floor } from '../ids.ts'
 import { silentLog } from '../log.ts'
 import { makeMetrics } from '../metrics.ts'
@@ -552,4 +552,30 @@ test('a worker of this host whose process is gone is not waited for', async () =
   await until(async () => (await stateOf(id)) === 'succeeded')
   assert.ok(Date.now() - begun < 10_000)
   await stop()
+})
+
+test('ending a batch looks at its own rows alone, even where PostgreSQL knows nothing of the table', async () => {
+  const queue = newQueue()
+  await db.query('delete from pg_statistic where starelid = $1::regclass', ['jobs.active'])
+  const adder = await makeProcess([{ name: queue, concurrency: 1 }], { work: false })
+  await db.tx(tx =>
+    adder.jobs.add(
+      tx,
+      Array.from({ length: 5000 }, () => ({ queue, payload: null })),
+    ),
+  )
+  const worker = uuidv7()
+  const held = await store.claimJobs(jobsDb, { queue, worker, limit: 100 })
+  let plan = ''
+  const explaining: Queryable = {
+    async query(text, values, how) {
+      const { rows } = await jobsDb.query<{ 'QUERY PLAN': unknown }>(`explain (format json) ${text}`, values, how)
+      plan = JSON.stringify(rows[0]!['QUERY PLAN'])
+      return { rows: [], rowCount: 0 }
+    },
+  }
+  const rows = held.map(({ id }) => ({ id, attempt: 1, state: 'succeeded' as const, result: null, error: null }))
+  await store.finishJobs(explaining, { queue, worker, rows })
+  assert.match(plan, /"Index Name":"active_pkey"[^{}]*"Index Cond":"\(id = ANY/)
+  await db.query('delete from jobs.active where queue = $1', [queue])
 })
