@@ -3,16 +3,14 @@ import { decodeCursor, encodeCursor } from '../http/cursor.ts'
 import type { Caller } from '../http/guard.ts'
 import { callerOf } from '../http/guard.ts'
 import { idempotencyKeyOf, idempotently } from '../http/idempotency.ts'
+import { isIdCursor, nullable, time } from '../http/schema.ts'
 import type { HttpApp } from '../http/server.ts'
-import { isUuid } from '../ids.ts'
 import { errors } from './errors.ts'
 import type { Jobs } from './jobs.ts'
 import * as lists from './list-store.ts'
 
 export const jobScopes = ['jobs:read', 'jobs:write'] as const
 
-const nullable = <T extends Parameters<typeof Type.Union>[0][number]>(type: T) => Type.Union([type, Type.Null()])
-const time = Type.String({ format: 'date-time' })
 const State = Type.Enum(['waiting', 'delayed', 'running', 'succeeded', 'dead', 'cancelled'])
 const jobFields = {
   id: Type.String({ format: 'uuid' }),
@@ -160,10 +158,6 @@ export function addJobRoutes(app: HttpApp, jobs: Jobs) {
     },
     async () => ({ queues: (await lists.listQueues(db)).map(showQueue) }),
   )
-}
-
-function isIdCursor(values: readonly unknown[]): values is [string] {
-  return values.length === 1 && typeof values[0] === 'string' && isUuid(values[0])
 }
 
 function show(job: lists.JobRow): Static<typeof Job> {

@@ -3,8 +3,8 @@ import { type Static, Type } from 'typebox'
 import { decodeCursor, encodeCursor } from '#platform/http/cursor.ts'
 import { callerOf } from '#platform/http/guard.ts'
 import { idempotencyKeyOf } from '#platform/http/idempotency.ts'
+import { isIdCursor, nullable, time } from '#platform/http/schema.ts'
 import type { HttpApp } from '#platform/http/server.ts'
-import { isUuid } from '#platform/ids.ts'
 import type { Accepted, Runner } from './runner.ts'
 import type { Language, SandboxFacts } from './sandbox/index.ts'
 import type { RunnerSettings } from './settings.ts'
@@ -13,8 +13,6 @@ import { type RunRequest, runStatuses } from './types.ts'
 
 const waitSecondsMax = 60
 const idParams = Type.Object({ id: Type.String({ format: 'uuid' }) })
-const time = Type.String({ format: 'date-time' })
-const nullable = <T extends Parameters<typeof Type.Union>[0][number]>(type: T) => Type.Union([type, Type.Null()])
 
 const Status = Type.Enum(runStatuses)
 const limitFields = {
@@ -261,10 +259,6 @@ export function closedSignal(reply: FastifyReply): AbortSignal {
   const controller = new AbortController()
   reply.raw.once('close', () => controller.abort())
   return controller.signal
-}
-
-function isIdCursor(values: readonly unknown[]): values is [string] {
-  return values.length === 1 && typeof values[0] === 'string' && isUuid(values[0])
 }
 
 function showLimits(limits: RunRequest['limits']): Static<typeof Limits> {
