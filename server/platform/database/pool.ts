@@ -76,6 +76,8 @@ export function makeDatabase(options: DatabaseOptions): Database {
     connectionTimeoutMillis: 10_000,
     idleTimeoutMillis: 60_000,
     keepAlive: true,
+    // Statements of one transaction need not wait for each other's answers: `begin` travels with the first.
+    pipeline: true,
   })
   pool.on('error', error => {
     options.log.warn({ err: error }, 'an idle database connection was lost')
