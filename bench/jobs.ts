@@ -21,7 +21,7 @@ const jobCount = 50_000
 const bulkSize = 5_000
 const callers = 32
 const latencyCount = 400
-const concurrency = 1000
+const concurrency = 8000
 
 interface Contestant {
   addMany(numbers: number[]): Promise<unknown>
@@ -159,101 +159,123 @@ async function makeGraphile(url: string): Promise<Contestant & { close(): Promis
 
 async function besideOthers() {
   await withPostgres(url =>
-    withRedis(async port => {
-      await migrate({ url, sets: migrationSets, direction: 'up', log: silentLog })
-      const capstan = await makeCapstan(url)
-      const bull = makeBull(port)
-      const graphile = await makeGraphile(url)
-      const results = await interleave(
-        {
-          capstan: () => measure(capstan, 20_000),
-          bullmq: () => measure(bull, 20_000),
-          graphile: () => measure(graphile, 2_000),
-        },
-        rounds,
-      )
-      const [ours, theirs, graphiles] = [results.capstan!, results.bullmq!, results.graphile!]
-      const better = theirs.worked!.median > graphiles.worked!.median ? 'BullMQ' : 'graphile-worker'
-      const best = better === 'BullMQ' ? theirs : graphiles
-      const bullLine = { theirName: 'BullMQ', unit: '/s' }
-      const graphileLine = { theirName: 'graphile-worker', unit: '/s' }
-      printLines('Jobs', [
-        {
-          what: `worked, the better of the two`,
-          ours: ours.worked!,
-          theirs: best.worked!,
-          theirName: better,
-          unit: '/s',
-          aim: { atLeast: 2.5 },
-        },
-        { what: 'worked', ours: ours.worked!, theirs: theirs.worked!, ...bullLine, aim: { atLeast: 2.5 } },
-        { what: 'worked', ours: ours.worked!, theirs: graphiles.worked!, ...graphileLine, aim: { atLeast: 2.5 } },
-        {
-          what: `added, ${bulkSize} a call`,
-          ours: ours.bulkAdds!,
-          theirs: theirs.bulkAdds!,
-          ...bullLine,
-          aim: { atLeast: 2 },
-        },
-        {
-          what: `added, ${bulkSize} a call`,
-          ours: ours.bulkAdds!,
-          theirs: graphiles.bulkAdds!,
-          ...graphileLine,
-          aim: { atLeast: 1 },
-        },
-        {
-          what: `added singly, ${callers} callers`,
-          ours: ours.singleAdds!,
-          theirs: theirs.singleAdds!,
-          ...bullLine,
-          aim: { atLeast: 1 },
-        },
-        {
-          what: `added singly, ${callers} callers`,
-          ours: ours.singleAdds!,
-          theirs: graphiles.singleAdds!,
-          ...graphileLine,
-          aim: { atLeast: 1 },
-        },
-        {
-          what: 'add to start, p50',
-          ours: ours.p50!,
-          theirs: theirs.p50!,
-          theirName: 'BullMQ',
-          unit: 'ms',
-          aim: { atMost: 3 },
-        },
-        {
-          what: 'add to start, p99',
-          ours: ours.p99!,
-          theirs: theirs.p99!,
-          theirName: 'BullMQ',
-          unit: 'ms',
-          aim: { atMost: 3 },
-        },
-        {
-          what: 'add to start, p50',
-          ours: ours.p50!,
-          theirs: graphiles.p50!,
-          theirName: 'graphile-worker',
-          unit: 'ms',
-          aim: { atMost: 1 },
-        },
-        {
-          what: 'add to start, p99',
-          ours: ours.p99!,
-          theirs: graphiles.p99!,
-          theirName: 'graphile-worker',
-          unit: 'ms',
-          aim: { atMost: 1 },
-        },
-      ])
-      printBound('add to start, p50', ours.p50!, 'ms', 3)
-      await capstan.close()
-      await bull.close()
-      await graphile.close()
-    }),
+    withRedis('memory', port =>
+      withRedis('disk', async diskPort => {
+        await migrate({ url, sets: migrationSets, direction: 'up', log: silentLog })
+        const capstan = await makeCapstan(url)
+        const bull = makeBull(port)
+        const diskBull = makeBull(diskPort)
+        const graphile = await makeGraphile(url)
+        const results = await interleave(
+          {
+            capstan: () => measure(capstan, 20_000),
+            bullmq: () => measure(bull, 20_000),
+            diskBullmq: () => measure(diskBull, 20_000),
+            graphile: () => measure(graphile, 2_000),
+          },
+          rounds,
+        )
+        const [ours, theirs, graphiles] = [results.capstan!, results.bullmq!, results.graphile!]
+        const onDisk = results.diskBullmq!
+        const diskLine = { theirName: 'BullMQ, Redis on disk', unit: '/s' }
+        const better = theirs.worked!.median > graphiles.worked!.median ? 'BullMQ' : 'graphile-worker'
+        const best = better === 'BullMQ' ? theirs : graphiles
+        const bullLine = { theirName: 'BullMQ', unit: '/s' }
+        const graphileLine = { theirName: 'graphile-worker', unit: '/s' }
+        printLines('Jobs', [
+          {
+            what: `worked, the better of the two`,
+            ours: ours.worked!,
+            theirs: best.worked!,
+            theirName: better,
+            unit: '/s',
+            aim: { atLeast: 2.5 },
+          },
+          { what: 'worked', ours: ours.worked!, theirs: theirs.worked!, ...bullLine, aim: { atLeast: 2.5 } },
+          { what: 'worked', ours: ours.worked!, theirs: graphiles.worked!, ...graphileLine, aim: { atLeast: 2.5 } },
+          {
+            what: `added, ${bulkSize} a call`,
+            ours: ours.bulkAdds!,
+            theirs: theirs.bulkAdds!,
+            ...bullLine,
+            aim: { atLeast: 2 },
+          },
+          {
+            what: `added, ${bulkSize} a call`,
+            ours: ours.bulkAdds!,
+            theirs: graphiles.bulkAdds!,
+            ...graphileLine,
+            aim: { atLeast: 1 },
+          },
+          {
+            what: `added singly, ${callers} callers`,
+            ours: ours.singleAdds!,
+            theirs: theirs.singleAdds!,
+            ...bullLine,
+            aim: { atLeast: 1 },
+          },
+          { what: 'worked', ours: ours.worked!, theirs: onDisk.worked!, ...diskLine, aim: { atLeast: 2.5 } },
+          {
+            what: `added, ${bulkSize} a call`,
+            ours: ours.bulkAdds!,
+            theirs: onDisk.bulkAdds!,
+            ...diskLine,
+            aim: { atLeast: 2 },
+          },
+          {
+            what: `added singly, ${callers} callers`,
+            ours: ours.singleAdds!,
+            theirs: onDisk.singleAdds!,
+            ...diskLine,
+            aim: { atLeast: 1 },
+          },
+          {
+            what: `added singly, ${callers} callers`,
+            ours: ours.singleAdds!,
+            theirs: graphiles.singleAdds!,
+            ...graphileLine,
+            aim: { atLeast: 1 },
+          },
+          {
+            what: 'add to start, p50',
+            ours: ours.p50!,
+            theirs: theirs.p50!,
+            theirName: 'BullMQ',
+            unit: 'ms',
+            aim: { atMost: 3 },
+          },
+          {
+            what: 'add to start, p99',
+            ours: ours.p99!,
+            theirs: theirs.p99!,
+            theirName: 'BullMQ',
+            unit: 'ms',
+            aim: { atMost: 3 },
+          },
+          {
+            what: 'add to start, p50',
+            ours: ours.p50!,
+            theirs: graphiles.p50!,
+            theirName: 'graphile-worker',
+            unit: 'ms',
+            aim: { atMost: 1 },
+          },
+          {
+            what: 'add to start, p99',
+            ours: ours.p99!,
+            theirs: graphiles.p99!,
+            theirName: 'graphile-worker',
+            unit: 'ms',
+            aim: { atMost: 1 },
+          },
+        ])
+        printBound('add to start, p50', ours.p50!, 'ms', 3)
+        await capstan.close()
+        await bull.close()
+        await diskBull.close()
+        await graphile.close()
+      }),
+    ),
   )
 }
 

@@ -1,8 +1,13 @@
 /** `make bench`, or `make bench NAME=jobs` for one of them. Prints Markdown tables; docs/benchmarks.md keeps them. */
 import { benchJobs } from './jobs.ts'
+import { benchLedger } from './ledger.ts'
 import { benchRuns } from './runs.ts'
 
-const benchmarks: Record<string, () => Promise<void>> = { jobs: benchJobs, runs: benchRuns }
+const benchmarks: Record<string, () => Promise<void>> = {
+  jobs: benchJobs,
+  runs: benchRuns,
+  ledger: () => benchLedger(),
+}
 
 const wanted = process.argv[2]
 if (wanted !== undefined && !(wanted in benchmarks)) {

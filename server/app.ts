@@ -21,6 +21,7 @@ import { makeLive } from '#platform/live/live.ts'
 import type { Log } from '#platform/log.ts'
 import { makeMetrics } from '#platform/metrics.ts'
 import { type IdentityService, identitySettings, makeIdentity } from '#services/identity/index.ts'
+import { ledgerScopes, ledgerSettings, makeLedgerService } from '#services/ledger/index.ts'
 import { makeRunnerService, runnerScopes, runnerSettings } from '#services/runner/index.ts'
 
 const here = import.meta.dirname
@@ -30,6 +31,7 @@ export const migrationSets: readonly MigrationSet[] = [
   { name: 'platform', folder: path.join(here, 'platform/database/migrations') },
   { name: 'jobs', folder: path.join(here, 'platform/jobs/migrations') },
   { name: 'identity', folder: path.join(here, 'services/identity/migrations') },
+  { name: 'ledger', folder: path.join(here, 'services/ledger/migrations') },
   { name: 'runner', folder: path.join(here, 'services/runner/migrations') },
 ]
 
@@ -37,9 +39,10 @@ export const migrationSets: readonly MigrationSet[] = [
 export const settingsTables = {
   platform: platformSettings,
   identity: identitySettings,
+  ledger: ledgerSettings,
   runner: runnerSettings,
 } as const
-const allSettings = { ...platformSettings, ...identitySettings, ...runnerSettings }
+const allSettings = { ...platformSettings, ...identitySettings, ...ledgerSettings, ...runnerSettings }
 export type AllSettings = Settings<typeof allSettings>
 
 /** @throws SettingsError naming every wrong variable */
@@ -51,7 +54,7 @@ export const version = '0.1.0'
 export const roles = ['api', 'worker'] as const
 export type Role = (typeof roles)[number]
 /** identity is part of every process: the others need to know who calls. */
-export const services = ['runner'] as const
+export const services = ['runner', 'ledger'] as const
 export type ServiceName = (typeof services)[number]
 
 export interface Opened {
@@ -105,7 +108,7 @@ export function makeIdentityOf(
     log,
     settings,
     platform: settings,
-    scopes: [...jobScopes, ...runnerScopes, metricsScope],
+    scopes: [...jobScopes, ...runnerScopes, ...ledgerScopes, metricsScope],
     secretsDir: path.resolve(settings.DATA_DIR),
   })
 }
@@ -168,10 +171,15 @@ export async function makeApp(given: {
         db,
         jobs,
         live,
+        bus,
         log,
         settings,
         work: works,
       })
+    : undefined
+
+  const ledger = given.chosen.includes('ledger')
+    ? makeLedgerService({ db, jobs, live, log, settings, identity, work: works })
     : undefined
 
   let ready = false
@@ -209,6 +217,8 @@ export async function makeApp(given: {
     addJobRoutes(http, jobs)
     await runner?.routes(http)
     await runner?.compatRoutes(http)
+    await ledger?.routes(http)
+    await ledger?.compatRoutes(http)
   }
 
   let maintenance: NodeJS.Timeout | undefined
@@ -231,6 +241,7 @@ export async function makeApp(given: {
       await identity.start()
       await live.start()
       await jobs.start({ work: works })
+      ledger?.start()
       await http.listen({ host: settings.HOST, port: settings.PORT })
       ready = true
       maintenance = setInterval(() => void maintain(), maintainEveryMs)
@@ -249,12 +260,13 @@ export async function makeApp(given: {
       const graceMs = settings.SHUTDOWN_GRACE_MS
       // Who has not sent a whole request when the grace is over, or does not read the answer, is not waited for.
       const late = setTimeout(() => http.server.closeAllConnections(), graceMs + answerMs)
-      await Promise.all([jobs.stop(graceMs), runner?.endWaits(graceMs)])
+      await Promise.all([jobs.stop(graceMs), runner?.waits.end(graceMs)])
       const closed = http.close()
       await live.stop()
       connections.closeWhenIdle()
       await closed
       clearTimeout(late)
+      await ledger?.stop()
       await runner?.stop()
       await identity.stop()
       await bus.stop()

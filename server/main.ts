@@ -7,6 +7,7 @@ import { EmbeddedError } from '#platform/database/embedded.ts'
 import { migrate, pendingMigrations } from '#platform/database/migrate.ts'
 import { isAppError, messageOf } from '#platform/errors.ts'
 import { makeLog } from '#platform/log.ts'
+import { verifyLedger } from '#services/ledger/index.ts'
 import {
   type AllSettings,
   makeApp,
@@ -24,7 +25,7 @@ import {
 
 const usage = `capstan ${version}: one back end for accounts, strangers' code and jobs
 
-  capstan start [--roles api,worker] [--services runner]
+  capstan start [--roles api,worker] [--services runner,ledger]
                               run Capstan; Ctrl-C stops it in good order
   capstan migrate [up|down|status] [--only NAME] [--count N]
                               bring the tables to the newest state, or take steps back
@@ -32,6 +33,7 @@ const usage = `capstan ${version}: one back end for accounts, strangers' code an
                               make a user; asks for the password
   capstan user role NAME user|admin
                               change a user's role
+  capstan ledger verify       recompute every balance and check the hash chain; 1 when something is wrong
   capstan config              list every variable, its value and what it decides
   capstan version
 
@@ -44,6 +46,7 @@ const commands: Record<string, (settings: AllSettings, args: string[]) => Promis
   start,
   migrate: migrateTables,
   user,
+  ledger,
   config: showConfig,
 }
 
@@ -198,6 +201,20 @@ async function readPassword(piped: boolean): Promise<string> {
   reader.close()
   process.stderr.write('\n')
   return password
+}
+
+async function ledger(settings: AllSettings, args: string[]) {
+  if (args[0] !== 'verify') throw new UsageError('capstan ledger takes verify.')
+  const opened = await openDatabase(settings, makeLog('warn'))
+  try {
+    const { findings, accounts, transfers, links, head } = await verifyLedger(opened.db)
+    for (const finding of findings) console.log(finding)
+    console.log(`${accounts} accounts, ${transfers} transfers, ${links} links of the hash chain, its head ${head}`)
+    console.log(findings.length === 0 ? 'The ledger is right.' : `The ledger is wrong in ${findings.length} places.`)
+    if (findings.length > 0) process.exitCode = 1
+  } finally {
+    await opened.close()
+  }
 }
 
 async function showConfig(settings: AllSettings) {

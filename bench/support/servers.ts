@@ -31,13 +31,26 @@ export async function withPostgres<T>(action: (url: string) => Promise<T>): Prom
   })
 }
 
-/** A Redis as Debian ships it, its snapshots off so that they disturb nobody: faster than one that must be durable. */
-export async function withRedis<T>(action: (port: number) => Promise<T>): Promise<T> {
+/**
+ * A Redis as Debian ships it. `memory` writes nothing to disk, so it is faster than any that must not lose what it
+ * accepted; `disk` syncs each write before it answers, which is what Capstan does.
+ */
+export async function withRedis<T>(keep: 'memory' | 'disk', action: (port: number) => Promise<T>): Promise<T> {
   return withFolder(async folder => {
     const port = await freePort()
     const server = spawn(
       'redis-server',
-      ['--port', String(port), '--save', '', '--dir', folder, '--loglevel', 'warning'],
+      [
+        '--port',
+        String(port),
+        '--save',
+        '',
+        '--dir',
+        folder,
+        '--loglevel',
+        'warning',
+        ...(keep === 'disk' ? ['--appendonly', 'yes', '--appendfsync', 'always'] : []),
+      ],
       {
         stdio: 'ignore',
       },

@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { type App, roles as allRoles, makeApp, type Role, readAllSettings } from '../../server/app.ts'
+import { type App, roles as allRoles, makeApp, type Role, readAllSettings, services } from '../../server/app.ts'
 import type { Database } from '../../server/platform/database/pool.ts'
 import { makeLog } from '../../server/platform/log.ts'
 import { atEnd } from './at-end.ts'
@@ -27,7 +27,7 @@ export async function makeTestApp(
     settings: { ...readAllSettings({ ...env, ...options.env }), DATABASE_URL: database.url },
     log: makeLog('error', { write: line => void complaints.push(line) }),
     roles: options.roles ?? allRoles,
-    chosen: ['runner'],
+    chosen: [...services],
   })
   const url = (await app.start())!
   atEnd(async () => {

@@ -88,6 +88,9 @@ export async function findByKeys(tx: Queryable, queue: string, keys: string[]) {
   return rows
 }
 
+// Claims and ends are kept as plans, unlike the rest: by the index of the line and by ids there is but one good way, and
+// planning a batch of one would cost more than doing it.
+
 export interface ClaimRow {
   id: string
   payload: unknown
@@ -116,7 +119,6 @@ export async function claimJobs(db: Queryable, given: { queue: string; worker: s
        for update skip locked))
      returning id, payload, owner, attempt, attempts_max, request_id, priority, turn`,
     [given.queue, given.worker, given.limit],
-    replan,
   )
   return rows.sort((a, b) => b.priority - a.priority || a.turn - b.turn || (a.id < b.id ? -1 : 1))
 }
@@ -200,7 +202,6 @@ export async function finishJobs(
       given.rows.map(row => row.error),
       given.queue,
     ],
-    replan,
   )
   return rows
 }

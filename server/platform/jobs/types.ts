@@ -61,6 +61,8 @@ export interface QueueDefinition {
   name: string
   /** Jobs a worker process runs at once. */
   concurrency: number
+  /** Most jobs claimed or ended in one transaction, 2000 unless said; fewer where ends are large. */
+  batchMax?: number
   attemptsMax?: number
   /** Milliseconds before attempt 2, 3, …; doubled each time from `backoffMs`, up to `backoffMaxMs`, with jitter. */
   backoffMs?: number

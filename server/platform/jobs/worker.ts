@@ -66,8 +66,7 @@ type End =
   | { kind: 'end'; entry: Running; row: store.EndRow; settled: Settled }
   | { kind: 'return'; entry: Running; row: store.ReturnRow }
 
-const claimMax = 500
-const settleMax = 500
+const batchMaxDefault = 2000
 const retryMs = 200
 /** Text of an error that is kept with a job. */
 const errorCharsMax = 4000
@@ -75,6 +74,7 @@ const errorCharsMax = 4000
 export function makeWorker(options: WorkerOptions): Worker {
   const { definition, db, log, metrics } = options
   const queue = definition.name
+  const batchMax = definition.batchMax ?? batchMaxDefault
   const running = new Map<string, Running>()
   const waited = metrics.waited.labels(queue)
   /** Ended here, the end not yet committed. */
@@ -96,14 +96,14 @@ export function makeWorker(options: WorkerOptions): Worker {
 
   const ends: Batcher<End, boolean> = makeBatcher({
     name: `job ends of ${queue}`,
-    size: settleMax,
+    size: batchMax,
     waitingMax: Number.POSITIVE_INFINITY,
     parallel: 1,
     run: settleUntilHeard,
   })
   const progress = makeBatcher<{ id: string; worker: string; progress: string }, void>({
     name: `job progress of ${queue}`,
-    size: settleMax,
+    size: batchMax,
     waitingMax: 10_000,
     run: async rows => {
       // Of several reports of one job only the newest counts; an UPDATE takes a row once.
@@ -114,12 +114,12 @@ export function makeWorker(options: WorkerOptions): Worker {
 
   // Ends that wait for their commit hold back new claims only when they pile up.
   const room = () =>
-    Math.min(definition.concurrency - running.size, definition.concurrency + 2 * settleMax - settling.size) - reserved
+    Math.min(definition.concurrency - running.size, definition.concurrency + 2 * batchMax - settling.size) - reserved
 
   /** Sends a claim where there is reason and room for one. */
   function fill() {
     if (claiming || !open || !(woken || moreLikely) || !options.leaseHolds()) return
-    const limit = Math.min(room(), claimMax)
+    const limit = Math.min(room(), batchMax)
     if (limit <= 0) {
       tellOthers()
       return

@@ -28,8 +28,13 @@ export function addCompatRoutes(app: HttpApp, runner: Runner) {
       const caller = callerOf(request)
       const { language, content } = request.body
       const begun = performance.now()
-      const { id } = await runner.submit({ owner: caller, input: { language, source: content }, requestId: request.id })
-      if (!(await runner.waitForEnd(id, waitMs, closedSignal(reply)))) throw errors.stillQueued(id)
+      const { id, isNew } = await runner.submit({
+        owner: caller,
+        input: { language, source: content },
+        requestId: request.id,
+      })
+      const ended = await runner.waits.waitFor({ id, waitMs, signal: closedSignal(reply), isNew })
+      if (!ended) throw errors.stillQueued(id)
       const seconds = (performance.now() - begun) / 1000
       const lines = [
         `UUID is ${id}`,

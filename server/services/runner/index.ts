@@ -1,3 +1,4 @@
+import type { Bus } from '#platform/bus.ts'
 import type { Database } from '#platform/database/pool.ts'
 import type { HttpApp } from '#platform/http/server.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
@@ -10,6 +11,7 @@ import { addRoutes } from './routes.ts'
 import { makeRunner, type Runner } from './runner.ts'
 import { detectLanguages, makeSandbox, type SandboxFacts } from './sandbox/index.ts'
 import type { RunnerSettings } from './settings.ts'
+import { makeWaits } from './waits.ts'
 
 export { type RunnerSettings, runnerSettings } from './settings.ts'
 export const runnerScopes = ['runs:read', 'runs:write'] as const
@@ -18,6 +20,7 @@ export interface RunnerDeps {
   db: Database
   jobs: Jobs
   live: Live
+  bus: Bus
   log: Log
   settings: RunnerSettings
   /** Whether this process works runs; one that does not only accepts and shows them. */
@@ -25,7 +28,7 @@ export interface RunnerDeps {
   clock?: () => number
 }
 
-export interface RunnerService extends Pick<Runner, 'submit' | 'waitForEnd' | 'endWaits'> {
+export interface RunnerService extends Pick<Runner, 'submit' | 'waits'> {
   /** Undefined in a process that works no runs. */
   readonly facts: SandboxFacts | undefined
   routes(app: HttpApp): Promise<void>
@@ -38,7 +41,7 @@ export interface RunnerService extends Pick<Runner, 'submit' | 'waitForEnd' | 'e
 
 /** Finds the languages of this machine, makes the sandbox where programs are to run, and defines the queue. */
 export async function makeRunnerService(deps: RunnerDeps): Promise<RunnerService> {
-  const { db, jobs, live, log, settings } = deps
+  const { db, jobs, live, bus, log, settings } = deps
   const found = await detectLanguages()
   const languages = indexLanguages(found)
   const sandbox = deps.work
@@ -54,14 +57,14 @@ export async function makeRunnerService(deps: RunnerDeps): Promise<RunnerService
   const unavailable = sandbox && !sandbox.facts.available ? (sandbox.facts.reason ?? 'there is no sandbox.') : undefined
   const working = unavailable === undefined ? sandbox : undefined
 
-  jobs.define(makeRunQueue({ db, live, log, settings, languages, sandbox: working }))
-  const runner = makeRunner({ db, jobs, live, settings, languages, unavailable, clock: deps.clock ?? Date.now })
+  jobs.define(makeRunQueue({ db, live, bus, log, settings, languages, sandbox: working }))
+  const waits = makeWaits({ db, bus, log })
+  const runner = makeRunner({ db, jobs, waits, settings, languages, unavailable, clock: deps.clock ?? Date.now })
   live.addSource(runner.source)
   return {
     facts: sandbox?.facts,
     submit: runner.submit,
-    waitForEnd: runner.waitForEnd,
-    endWaits: runner.endWaits,
+    waits,
     async routes(app) {
       addRoutes(app, { runner, languages: found, facts: sandbox?.facts, settings })
     },

@@ -4,6 +4,7 @@
  */
 import { StringDecoder } from 'node:string_decoder'
 import { makeBatcher } from '#platform/batch.ts'
+import type { Bus } from '#platform/bus.ts'
 import { type Database, isConnectionLoss } from '#platform/database/pool.ts'
 import {
   type ClaimedJob,
@@ -20,6 +21,7 @@ import { type Execution, InvalidExecution, type Sandbox, type StepResult } from 
 import type { RunnerSettings } from './settings.ts'
 import * as store from './store.ts'
 import type { RunEventInput, RunOutcome, RunStatus } from './types.ts'
+import { endedChannel } from './waits.ts'
 
 export const runsQueue = 'runs'
 
@@ -49,6 +51,7 @@ export function topicOf(runId: string): string {
 export interface RunQueueDeps {
   db: Database
   live: Live
+  bus: Bus
   log: Log
   settings: RunnerSettings
   languages: Languages
@@ -122,12 +125,20 @@ export function makeRunQueue(deps: RunQueueDeps): QueueDefinition {
   return {
     name: runsQueue,
     concurrency: settings.RUN_CONCURRENCY,
+    // Each end may bring two outputs of a megabyte.
+    batchMax: 32,
     attemptsMax: settings.RUN_ATTEMPTS_MAX,
     backoffMs: 200,
     backoffMaxMs: 10_000,
     ...(sandbox ? { handle } : {}),
     settle,
-    settled: settled => live.wake(settled.map(one => topicOf(one.id))),
+    settled: settled => {
+      deps.bus.publish(
+        endedChannel,
+        settled.map(one => one.id),
+      )
+      live.wake(settled.map(one => topicOf(one.id)))
+    },
     async retried(tx, id) {
       await store.requeueRun(tx, id)
       tx.afterCommit(() => live.wake([topicOf(id)]))

@@ -116,7 +116,8 @@ export function addRoutes(app: HttpApp, { runner, languages, facts, settings }: 
       })
       reply.header('location', `/v1/runs/${accepted.id}`)
       const { wait, encoding } = request.query
-      if (wait && (await runner.waitForEnd(accepted.id, wait * 1000, closedSignal(reply)))) {
+      const { id, isNew } = accepted
+      if (wait && (await runner.waits.waitFor({ id, waitMs: wait * 1000, signal: closedSignal(reply), isNew }))) {
         return reply.status(200).send(showRun(await runner.getRun(caller, accepted.id), encoding))
       }
       return reply.status(202).send(showAccepted(accepted))

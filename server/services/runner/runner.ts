@@ -4,13 +4,14 @@ import { assertScope, type Caller } from '#platform/http/guard.ts'
 import { type Claim, claimKeys, type IdempotencyKey, idempotently } from '#platform/http/idempotency.ts'
 import { isUuid, uuidv7, uuidv7Floor } from '#platform/ids.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
-import type { Live, LiveEvent, TopicSource } from '#platform/live/live.ts'
+import type { LiveEvent, TopicSource } from '#platform/live/live.ts'
 import { errors } from './errors.ts'
-import { runsQueue, topicOf } from './jobs.ts'
+import { runsQueue } from './jobs.ts'
 import { checkRun, type Languages, type RunInput } from './requests.ts'
 import type { RunnerSettings } from './settings.ts'
 import * as store from './store.ts'
 import type { RunRequest } from './types.ts'
+import type { Waits } from './waits.ts'
 
 export type RunOwner = Pick<Caller, 'userId' | 'name' | 'role'>
 
@@ -19,15 +20,14 @@ export interface Accepted {
   id: string
   createdAt: Date
   request: RunRequest
+  /** False where an earlier request with the same key made it. */
+  isNew: boolean
 }
 
 export interface Runner {
   /** Checks the run and accepts it; it is durable when this resolves. Concurrent calls share a commit. */
   submit(given: { owner: RunOwner; input: RunInput; key?: IdempotencyKey; requestId?: string }): Promise<Accepted>
-  /** Resolves when the run has ended, or after `waitMs`, or when the signal is aborted. Answers whether it has ended. */
-  waitForEnd(id: string, waitMs: number, signal?: AbortSignal): Promise<boolean>
-  /** Gives waits that last to their end, or for `graceMs`; from then on nobody waits. Call it when the process stops. */
-  endWaits(graceMs: number): Promise<void>
+  readonly waits: Waits
   /** @throws run_not_found for another's too */
   getRun(caller: RunOwner, id: string): Promise<store.RunRow>
   getLatestRun(caller: RunOwner): Promise<store.RunRow>
@@ -43,7 +43,7 @@ export interface Runner {
 export interface RunnerDeps {
   db: Database
   jobs: Jobs
-  live: Live
+  waits: Waits
   settings: RunnerSettings
   languages: Languages
   /** Why no program can be run, where that is so. */
@@ -63,7 +63,7 @@ const submissionsWaitingMax = 20_000
 const forgetMax = 1000
 
 export function makeRunner(deps: RunnerDeps): Runner {
-  const { db, jobs, live, settings } = deps
+  const { db, jobs, settings } = deps
 
   const submissions = makeBatcher<Submission, Accepted>({
     name: 'new runs',
@@ -77,7 +77,7 @@ export function makeRunner(deps: RunnerDeps): Runner {
     if (deps.unavailable !== undefined) throw errors.sandboxUnavailable(deps.unavailable)
     const request = checkRun(given.input, deps.languages, settings)
     if (jobs.depth(runsQueue) >= settings.RUN_WAITING_MAX) throw errors.queueFull()
-    const accepted = { id: uuidv7(deps.clock()), createdAt: new Date(deps.clock()), request }
+    const accepted = { id: uuidv7(deps.clock()), createdAt: new Date(deps.clock()), request, isNew: true }
     return submissions.push({ owner: given.owner, accepted, key: given.key, requestId: given.requestId })
   }
 
@@ -135,32 +135,6 @@ export function makeRunner(deps: RunnerDeps): Runner {
     )
   }
 
-  const waits = new Set<() => void>()
-  let onNoWaits: (() => void) | undefined
-  let stopping = false
-
-  function waitForEnd(id: string, waitMs: number, signal?: AbortSignal): Promise<boolean> {
-    if (stopping) return Promise.resolve(false)
-    return new Promise(resolve => {
-      let stop = () => {}
-      const done = (ended: boolean) => {
-        clearTimeout(timer)
-        signal?.removeEventListener('abort', onAbort)
-        waits.delete(onAbort)
-        stop()
-        resolve(ended)
-        if (waits.size === 0) onNoWaits?.()
-      }
-      const onAbort = () => done(false)
-      waits.add(onAbort)
-      const timer = setTimeout(() => done(false), waitMs)
-      signal?.addEventListener('abort', onAbort, { once: true })
-      stop = live.follow(topicOf(id), 0, events => {
-        if (events.at(-1)?.final) done(true)
-      })
-    })
-  }
-
   async function assertMayRead(caller: RunOwner, id: string) {
     // A topic's id may be any word.
     const owner = isUuid(id) ? await store.findOwner(db, id) : undefined
@@ -169,18 +143,7 @@ export function makeRunner(deps: RunnerDeps): Runner {
 
   return {
     submit,
-    waitForEnd,
-    async endWaits(graceMs) {
-      const none = new Promise<void>(resolve => {
-        onNoWaits = resolve
-      })
-      const timer = setTimeout(() => {
-        for (const end of waits) end()
-      }, graceMs)
-      if (waits.size > 0) await none
-      clearTimeout(timer)
-      stopping = true
-    },
+    waits: deps.waits,
     async getRun(caller, id) {
       const run = await store.findRun(db, id)
       if (!run || (run.owner !== caller.userId && caller.role !== 'admin')) throw errors.runNotFound()
@@ -224,12 +187,13 @@ function toLiveEvent(row: store.EventRow): LiveEvent {
   return { seq: row.seq, type: 'status', data: row.data, final: status !== 'queued' && status !== 'running' }
 }
 
-type AcceptedJson = Omit<Accepted, 'createdAt'> & { createdAt: string }
+type AcceptedJson = Omit<Accepted, 'createdAt' | 'isNew'> & { createdAt: string }
 
 function toJson(accepted: Accepted): AcceptedJson {
-  return { ...accepted, createdAt: accepted.createdAt.toISOString() }
+  const { id, createdAt, request } = accepted
+  return { id, createdAt: createdAt.toISOString(), request }
 }
 
 function fromJson(json: AcceptedJson): Accepted {
-  return { ...json, createdAt: new Date(json.createdAt) }
+  return { ...json, createdAt: new Date(json.createdAt), isNew: false }
 }

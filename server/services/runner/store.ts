@@ -193,6 +193,15 @@ export async function findRun(db: Queryable, id: string): Promise<RunRow | undef
   return rows[0]
 }
 
+/** Which of these runs have ended. */
+export async function findEnded(db: Queryable, ids: string[]): Promise<string[]> {
+  const { rows } = await db.query<{ id: string }>(
+    `select id from runner.runs where id = any($1) and finished_at is not null`,
+    [ids],
+  )
+  return rows.map(row => row.id)
+}
+
 export async function findOwner(db: Queryable, id: string): Promise<string | undefined> {
   const { rows } = await db.query<{ owner: string }>(`select owner from runner.runs where id = $1`, [id])
   return rows[0]?.owner
