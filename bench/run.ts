@@ -1,4 +1,4 @@
-/** `make bench`, or `make bench NAME=jobs` for one of them. Prints Markdown tables; docs/benchmarks.md keeps them. */
+/** `make bench`, or `npm run bench jobs` for one of them. Prints Markdown tables; docs/benchmarks.md keeps them. */
 import { benchJobs } from './jobs.ts'
 import { benchLedger } from './ledger.ts'
 import { benchRuns } from './runs.ts'
