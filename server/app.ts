@@ -74,7 +74,7 @@ export async function openDatabase(settings: AllSettings, log: Log): Promise<Ope
       : undefined
   await embedded?.ensureRunning()
   const url = settings.DATABASE_URL ?? embedded!.url
-  const db = makeDatabase({ ...databaseOptions(settings, log, embedded), url, poolMax: settings.DATABASE_POOL_MAX })
+  const db = makeDatabase({ ...databaseOptions(log, embedded), url, poolMax: settings.DATABASE_POOL_MAX })
   return {
     db,
     url,
@@ -86,7 +86,7 @@ export async function openDatabase(settings: AllSettings, log: Log): Promise<Ope
   }
 }
 
-function databaseOptions(_settings: AllSettings, log: Log, embedded: EmbeddedServer | undefined) {
+function databaseOptions(log: Log, embedded: EmbeddedServer | undefined) {
   return {
     log,
     applicationName: `${applicationPrefix}:${process.pid}`,
@@ -151,7 +151,7 @@ export async function makeApp(given: {
     ? new Redis(settings.REDIS_URL, { enableOfflineQueue: false, maxRetriesPerRequest: 1 }).on('error', () => {})
     : undefined
   const jobsDb = makeDatabase({
-    ...databaseOptions(settings, log, embedded),
+    ...databaseOptions(log, embedded),
     url,
     poolMax: jobsPoolMax,
     parameters: jobsParameters,

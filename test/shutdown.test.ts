@@ -234,6 +234,19 @@ describe('a shutdown', { concurrency: 3 }, () => {
     }
   })
 
+  test('a connection that never carried a request holds a process up not at all', async () => {
+    const dataDir = await makeDataDir()
+    const capstan = await startCapstan({ dataDir, env: { SHUTDOWN_GRACE_MS: '20000' } })
+    const silent = connect(Number(new URL(capstan.url).port), '127.0.0.1')
+    silent.on('error', () => {})
+    await once(silent, 'connect')
+    const toldAt = performance.now()
+    capstan.kill('SIGTERM')
+    assert.deepEqual(await capstan.exited, { code: 0, signal: null })
+    assert.ok(performance.now() - toldAt < 10_000, `it took ${performance.now() - toldAt} ms`)
+    silent.destroy()
+  })
+
   test('a second SIGINT means it: the process leaves at once, and the next one finishes the run', {
     skip,
   }, async () => {

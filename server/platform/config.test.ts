@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { flag, integer, list, oneOf, optionalText, readSettings, SettingsError, url } from './config.ts'
+import { flag, integer, oneOf, optionalText, readSettings, SettingsError, url } from './config.ts'
 
 const table = {
   COUNT: integer(5, { min: 1, max: 10 }, 'How many.'),
   MODE: oneOf(['a', 'b'], 'a', 'Which.'),
   ON: flag(false, 'Whether.'),
-  NAMES: list([], 'Who.'),
   STORE: url(['postgres'], 'Where.'),
   SECRET: optionalText('What nobody may see.', { secret: true }),
 }
@@ -16,19 +15,17 @@ test('what is not set has its default', () => {
     COUNT: 5,
     MODE: 'a',
     ON: false,
-    NAMES: [],
     STORE: undefined,
     SECRET: undefined,
   })
 })
 
 test('what is set is read', () => {
-  const environment = { COUNT: '7', MODE: 'b', ON: 'true', NAMES: 'x, y,', STORE: 'postgres://h/d', SECRET: 's' }
+  const environment = { COUNT: '7', MODE: 'b', ON: 'true', STORE: 'postgres://h/d', SECRET: 's' }
   assert.deepEqual(readSettings(table, environment), {
     COUNT: 7,
     MODE: 'b',
     ON: true,
-    NAMES: ['x', 'y'],
     STORE: 'postgres://h/d',
     SECRET: 's',
   })

@@ -91,18 +91,6 @@ export function flag(fallback: boolean, about: string): Variable<boolean> {
   }
 }
 
-export function list(fallback: readonly string[], about: string): Variable<readonly string[]> {
-  return {
-    about,
-    fallback,
-    parse: value =>
-      value
-        .split(',')
-        .map(item => item.trim())
-        .filter(Boolean),
-  }
-}
-
 export function url(protocols: readonly string[], about: string): Variable<string | undefined> {
   return {
     about,

@@ -28,7 +28,7 @@ const freshForMs = 3000
 const overlapSeconds = 30
 const pageSize = 5000
 /** Longer than any token is remembered without another look at its session, which is an hour at most. */
-export const keepMinutes = 70
+const keepMinutes = 70
 
 export function makeRevocations(options: { db: Database; bus: Bus; log: Log }): Revocations {
   const { db, bus, log } = options

@@ -3,7 +3,7 @@ import type { NewJob, QueueDefinition } from '#platform/jobs/types.ts'
 import type { Ledger } from './ledger.ts'
 import type { Hold } from './types.ts'
 
-export const expiryQueue = 'ledger.holds'
+const expiryQueue = 'ledger.holds'
 
 interface ExpiryPayload {
   hold_id: number

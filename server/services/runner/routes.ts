@@ -27,7 +27,7 @@ const File = Type.Object(
   { additionalProperties: false },
 )
 
-export const RunBody = Type.Object(
+const RunBody = Type.Object(
   {
     language: Type.String({ minLength: 1, maxLength: 40, description: 'An id or alias from /v1/languages.' }),
     source: Type.Optional(Type.String({ description: 'The program, where it is one file.' })),

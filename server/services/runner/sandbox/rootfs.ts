@@ -17,7 +17,7 @@ import type { Bind } from './types.ts'
 const DEVICES = ['null', 'zero', 'full', 'random', 'urandom']
 const MIB = 1024 * 1024
 
-export const BOX_UID = 1000
+const BOX_UID = 1000
 
 export interface RootOptions {
   readOnly: Bind[]

@@ -5,7 +5,7 @@ import type { Limits, SourceFile } from './types.ts'
 // 0 the orders, 1 the program's stdout, 4 the reports, 5 the program's stderr, and 2 the reports too, because that is
 // where the shell says by which signal a program ended.
 
-export const WORK = '/box/work'
+const WORK = '/box/work'
 const INLINE_BYTES_MAX = 64 * 1024
 
 /** The first order to every box; it is answered before anybody needs the box. */
