@@ -47,7 +47,9 @@ export function makeBatcher<T, R>(options: BatcherOptions<T, R>): Batcher<T, R> 
   let queue: Waiting<T, R>[] = []
   let inFlight = 0
   let scheduled = false
-  let onIdle: (() => void)[] = []
+  /** Batches that have ended and whose items were not told yet. */
+  const settled: (() => void)[] = []
+  const onIdle: (() => void)[] = []
 
   function pump() {
     scheduled = false
@@ -55,38 +57,51 @@ export function makeBatcher<T, R>(options: BatcherOptions<T, R>): Batcher<T, R> 
       const batch = queue.length <= options.size ? queue : queue.slice(0, options.size)
       queue = queue.length <= options.size ? [] : queue.slice(options.size)
       inFlight++
-      void send(batch).finally(() => {
+      void send(batch).then(settle => {
         inFlight--
+        settled.push(settle)
+        if (queue.length === 0) return tell()
+        // The next batch goes off before those who wait for this one are told: telling them makes work for this
+        // process, and the database need not stand idle meanwhile.
         pump()
+        setImmediate(tell)
       })
-    }
-    if (inFlight === 0 && queue.length === 0) {
-      const waiting = onIdle
-      onIdle = []
-      for (const resolve of waiting) resolve()
     }
   }
 
-  async function send(batch: Waiting<T, R>[]): Promise<void> {
+  /** In the order in which batches ended. */
+  function tell() {
+    for (const settle of settled.splice(0)) settle()
+    if (inFlight > 0 || queue.length > 0) return
+    for (const resolve of onIdle.splice(0)) resolve()
+  }
+
+  /** Answers what tells each item its outcome. */
+  async function send(batch: Waiting<T, R>[]): Promise<() => void> {
     let outcomes: Outcome<R>[]
     try {
       outcomes = await options.run(batch.map(waiting => waiting.item))
     } catch (error) {
       if (batch.length === 1 || options.isCommon?.(error)) {
-        for (const waiting of batch) waiting.reject(error)
-        return
+        return () => {
+          for (const waiting of batch) waiting.reject(error)
+        }
       }
       const middle = batch.length >> 1
-      await send(batch.slice(0, middle))
-      await send(batch.slice(middle))
-      return
+      const halves = [await send(batch.slice(0, middle)), await send(batch.slice(middle))]
+      return () => {
+        for (const settle of halves) settle()
+      }
     }
-    for (const [index, waiting] of batch.entries()) {
-      const outcome = outcomes[index]
-      if (outcome === undefined) waiting.reject(new Error(`The batcher ${options.name} answered too few outcomes.`))
-      else if ('error' in outcome) waiting.reject(outcome.error)
-      else waiting.resolve(outcome.value)
+    return () => {
+      for (const [index, waiting] of batch.entries()) settleOne(waiting, outcomes[index])
     }
+  }
+
+  function settleOne(waiting: Waiting<T, R>, outcome: Outcome<R> | undefined) {
+    if (outcome === undefined) waiting.reject(new Error(`The batcher ${options.name} answered too few outcomes.`))
+    else if ('error' in outcome) waiting.reject(outcome.error)
+    else waiting.resolve(outcome.value)
   }
 
   return {
@@ -102,7 +117,7 @@ export function makeBatcher<T, R>(options: BatcherOptions<T, R>): Batcher<T, R> 
       })
     },
     idle() {
-      if (inFlight === 0 && queue.length === 0) return Promise.resolve()
+      if (inFlight === 0 && queue.length === 0 && settled.length === 0) return Promise.resolve()
       return new Promise(resolve => onIdle.push(resolve))
     },
     get waiting() {

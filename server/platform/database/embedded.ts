@@ -57,7 +57,9 @@ const serverSettings: Record<string, string> = {
   max_wal_size: '4GB',
   min_wal_size: '256MB',
   checkpoint_timeout: '15min',
-  wal_compression: 'on',
+  // This build knows only pglz, which takes longer over a page than writing it: 20 µs against 13 for a row in the
+  // ledger after a checkpoint.
+  wal_compression: 'off',
   autovacuum_naptime: '10s',
   jit: 'off',
   timezone: 'UTC',

@@ -23,13 +23,35 @@ export const replan = { replan: true }
 
 /** An open transaction. It ends when the function given to `Database.tx` ends. */
 export interface Tx extends Queryable {
+  /**
+   * A statement whose answer nobody needs: it is not waited for but travels with what comes next, the commit at the
+   * latest. When it fails, so does the transaction.
+   */
+  send(text: string, values: readonly unknown[], options?: { replan?: boolean }): void
   /** Runs after the commit, never after a rollback: the place to wake whoever reads what was written. */
   afterCommit(action: () => void): void
 }
 
+export interface TxOptions {
+  /** Parameters for this transaction alone, such as planner settings. Names and values are written into SQL as they are. */
+  parameters?: Readonly<Record<string, string>>
+}
+
+/**
+ * For batches that find their rows by ids. A generic plan is made once a connection and kept, so it must be the right
+ * one whatever the tables held then: by the index, row after row, in the order of the ids.
+ */
+export const byIdsParameters = {
+  plan_cache_mode: 'force_generic_plan',
+  enable_seqscan: 'off',
+  enable_bitmapscan: 'off',
+  enable_hashjoin: 'off',
+  enable_mergejoin: 'off',
+} as const
+
 export interface Database extends Queryable {
   /** Commits when `run` resolves, rolls back when it rejects. Deadlocks and serialization failures are tried again. */
-  tx<T>(run: (tx: Tx) => Promise<T>): Promise<T>
+  tx<T>(run: (tx: Tx) => Promise<T>, options?: TxOptions): Promise<T>
   /** A connection of one's own, for LISTEN. */
   connect(): Promise<pg.PoolClient>
   readonly pool: pg.Pool
@@ -101,7 +123,7 @@ export function makeDatabase(options: DatabaseOptions): Database {
   return {
     pool,
     query: (text, values, how) => watch(runStatement(pool, text, values, how?.replan)),
-    tx: run => watch(runTransaction(pool, run)),
+    tx: (run, how) => watch(runTransaction(pool, run, how)),
     connect: () => watch(pool.connect()),
     async ping() {
       try {
@@ -156,32 +178,44 @@ function statementName(text: string): string {
   return name
 }
 
-async function runTransaction<T>(pool: pg.Pool, run: (tx: Tx) => Promise<T>): Promise<T> {
+async function runTransaction<T>(pool: pg.Pool, run: (tx: Tx) => Promise<T>, options?: TxOptions): Promise<T> {
+  const begin = beginWith(options?.parameters)
   for (let attempt = 0; ; attempt++) {
     try {
-      return await tryTransaction(pool, run)
+      return await tryTransaction(pool, run, begin)
     } catch (error) {
       if (attempt >= retriesMax || !retryCodes.has(sqlState(error) ?? '')) throw error
     }
   }
 }
 
-async function tryTransaction<T>(pool: pg.Pool, run: (tx: Tx) => Promise<T>): Promise<T> {
+function beginWith(parameters: TxOptions['parameters'] = {}): string {
+  return ['begin', ...Object.entries(parameters).map(([name, value]) => `set local ${name} = ${value}`)].join('; ')
+}
+
+async function tryTransaction<T>(pool: pg.Pool, run: (tx: Tx) => Promise<T>, begin: string): Promise<T> {
   const client = await pool.connect()
   const actions: (() => void)[] = []
+  const sent: Promise<unknown>[] = []
+  /** Not waited for yet; its failure is seen when it is. */
+  const later = (work: Promise<unknown>) => {
+    work.catch(() => {})
+    sent.push(work)
+  }
   const tx: Tx = {
     query: (text, values, how) => runStatement(client, text, values, how?.replan),
+    send: (text, values, how) => later(runStatement(client, text, values, how?.replan)),
     afterCommit: action => actions.push(action),
   }
   let broken: Error | undefined
   let result: T
   try {
     // BEGIN is not waited for: it travels in front of the first statement.
-    const begun = client.query('begin')
-    begun.catch(() => {})
+    later(client.query(begin))
     result = await run(tx)
-    await begun
-    await client.query('commit')
+    // PostgreSQL rolls back at a commit after a statement that failed, so the commit can travel with the last ones.
+    later(client.query('commit'))
+    await Promise.all(sent)
   } catch (error) {
     await client.query('rollback').catch(rollbackError => {
       broken = rollbackError

@@ -3,7 +3,7 @@
  * in the order of ids, decides them in the order they came (evaluate.ts), and writes one net update an account.
  */
 import { makeBatcher, type Outcome } from '#platform/batch.ts'
-import { type Database, isConnectionLoss, sqlState, type Tx } from '#platform/database/pool.ts'
+import { byIdsParameters, type Database, isConnectionLoss, sqlState, type Tx } from '#platform/database/pool.ts'
 import { assertScope, type Caller } from '#platform/http/guard.ts'
 import { type IdempotencyKey, idempotently } from '#platform/http/idempotency.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
@@ -109,7 +109,7 @@ export function makeLedger(deps: LedgerDeps): Ledger {
   async function carryOut(chains: Order[][]): Promise<Outcome<Done>[][]> {
     for (let attempt = 1; ; attempt++) {
       try {
-        return await db.tx(tx => carryOutIn(tx, chains))
+        return await db.tx(tx => carryOutIn(tx, chains), { parameters: byIdsParameters })
       } catch (error) {
         if (attempt === attemptsMax || !isKeyTaken(error)) throw error
       }
@@ -131,15 +131,20 @@ export function makeLedger(deps: LedgerDeps): Ledger {
     const originalIds = all.flatMap(order => (order.type === 'reversal' ? [order.transferId] : []))
     const holds = holdIds.length > 0 ? await store.lockHolds(tx, sorted(holdIds)) : new Map<number, Hold>()
     const originals = originalIds.length > 0 ? await store.findTransfers(tx, originalIds) : new Map<number, Transfer>()
-    const accounts = await store.lockAccounts(tx, sorted(accountIdsOf(all, holds, originals)))
+    // All travel together and are carried out one after another.
+    const [accounts, reversals, known] = await Promise.all([
+      store.lockAccounts(tx, sorted(accountIdsOf(all, holds, originals))),
+      originalIds.length > 0 ? store.findReversals(tx, originalIds) : new Map<number, number>(),
+      findKnown(tx, all),
+    ])
     let nowMs = deps.clock()
     for (const account of accounts.values()) nowMs = Math.max(nowMs, account.movedAt.getTime())
     return {
       accounts,
       holds,
       originals,
-      reversals: originalIds.length > 0 ? await store.findReversals(tx, originalIds) : new Map(),
-      known: await findKnown(tx, all),
+      reversals,
+      known,
       firstId: await ids.take(tx, all.length),
       now: new Date(nowMs),
     }
@@ -147,12 +152,12 @@ export function makeLedger(deps: LedgerDeps): Ledger {
 
   async function write(tx: Tx, evaluation: Evaluation, at: Date) {
     const { touched, transfers, newHolds, settledHolds } = evaluation
-    if (touched.length > 0) await store.writeBatch(tx, { accounts: touched, transfers, at })
     if (newHolds.length > 0) {
-      await store.insertHolds(tx, newHolds)
+      store.insertHolds(tx, newHolds)
       await deps.jobs.add(tx, newHolds.map(expiryJob))
     }
-    if (settledHolds.length > 0) await store.settleHolds(tx, settledHolds)
+    if (settledHolds.length > 0) store.settleHolds(tx, settledHolds)
+    if (touched.length > 0) store.writeBatch(tx, { accounts: touched, transfers, at })
     tx.afterCommit(() => deps.live.wake(touched.map(account => `accounts/${account.id}`)))
   }
 

@@ -1,8 +1,8 @@
-import { type Queryable, replan, type Tx } from '#platform/database/pool.ts'
+import type { Queryable, Tx } from '#platform/database/pool.ts'
 import type { Account, Hold, StoredKey, Transfer } from './types.ts'
 
-// What a batch locks and finds. Its statements are planned anew each time: a plan that was made when the tables were
-// small would be kept, and read them from end to end when they are not.
+// What a batch locks, finds and writes: in a transaction with `byIdsParameters`, so that the plan that is kept goes by
+// the indexes however small the tables were when it was made.
 
 interface LockedRow {
   id: number
@@ -24,7 +24,6 @@ export async function lockAccounts(tx: Tx, ids: readonly number[]): Promise<Map<
             closed_at is not null as is_closed, moved_at
      from ledger.accounts where id = any($1::bigint[]) order by id for no key update`,
     [toArray(ids)],
-    replan,
   )
   return new Map(rows.map(row => [row.id, toAccount(row)]))
 }
@@ -170,7 +169,6 @@ export async function findKeyed(
      union all
      select null, id from ledger.holds where void_idempotency = any($1::uuid[])`,
     [toArray(keys)],
-    replan,
   )
   return {
     transferIds: rows.flatMap(row => row.transfer_id ?? []),
@@ -197,12 +195,9 @@ export const idBlockSize = 20_000
 // What a batch writes
 
 /** One net update an account, one row a transfer, and the note for the chain: one statement. */
-export async function writeBatch(
-  tx: Tx,
-  given: { accounts: readonly Account[]; transfers: readonly Transfer[]; at: Date },
-) {
+export function writeBatch(tx: Tx, given: { accounts: readonly Account[]; transfers: readonly Transfer[]; at: Date }) {
   const { accounts, transfers, at } = given
-  await tx.query(
+  tx.send(
     `with moved as (
        update ledger.accounts a
        set balance = n.balance, pending_in = n.pending_in, pending_out = n.pending_out, version = n.version,
@@ -243,12 +238,11 @@ export async function writeBatch(
       toTextArray(transfers, transfer => transfer.madeBy),
       toTextArray(transfers, transfer => transfer.metadata),
     ],
-    replan,
   )
 }
 
-export async function insertHolds(tx: Tx, holds: readonly Hold[]) {
-  await tx.query(
+export function insertHolds(tx: Tx, holds: readonly Hold[]) {
+  tx.send(
     `insert into ledger.holds (id, from_id, to_id, amount, currency, made_by, metadata, created_at, expires_at,
        idempotency, fingerprint)
      select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[], $6::text[], $7::jsonb[],
@@ -269,8 +263,8 @@ export async function insertHolds(tx: Tx, holds: readonly Hold[]) {
   )
 }
 
-export async function settleHolds(tx: Tx, holds: readonly Hold[]) {
-  await tx.query(
+export function settleHolds(tx: Tx, holds: readonly Hold[]) {
+  tx.send(
     `update ledger.holds h
      set status = n.status, transfer_id = n.transfer_id, settled_at = n.settled_at,
          void_idempotency = n.void_idempotency, void_fingerprint = n.void_fingerprint
