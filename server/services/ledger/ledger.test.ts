@@ -216,6 +216,50 @@ test('a batch answers an outcome a line, in order, and chains stand or fall toge
   assert.deepEqual(await balanceOf(ann, from), ['0', '0', '0'])
 })
 
+test('holds are posted and voided and transfers reversed within a batch, chains of them as a whole', async () => {
+  const [ann, bob] = [newUser(), newUser()]
+  const [from, to] = [await ann.open(100), await bob.open(0)]
+  const first = (await ann.post('/v1/transfers', usd(from, to, 8))).body.id
+  const holds = [10, 20, 30].map(amount => ({ ...usd(from, to, amount), pending: true }))
+  const set = (await ann.post('/v1/transfers/batch', { transfers: holds }, 'holds')).body.outcomes
+  const [one, two, three] = set.map((outcome: { id: string }) => outcome.id)
+  const said = async (transfers: unknown[], key?: string) =>
+    (await bob.post('/v1/transfers/batch', { transfers }, key)).body.outcomes.map(
+      (outcome: { status?: string; error?: { code: string } }) => outcome.error?.code ?? outcome.status,
+    )
+
+  const chain = [{ post: one, linked: true }, { post: two, amount: '21', linked: true }, { reverse: first }]
+  assert.deepEqual(await said(chain), ['chain_failed', 'hold_amount_exceeded', 'chain_failed'])
+  assert.deepEqual(await balanceOf(ann, from), ['92', '0', '60'])
+
+  const lines = [
+    { post: one, linked: true },
+    { post: two, amount: '15', linked: true },
+    { reverse: first, metadata: { why: 'wrong' } },
+    { void: three },
+    { post: three },
+    { post: 'x' },
+    { void: three, amount: '1' },
+    { reverse: first, from },
+  ]
+  const codes = [
+    'posted',
+    'posted',
+    'posted',
+    'voided',
+    'hold_already_voided',
+    'bad_id',
+    'unknown_field',
+    'unknown_field',
+  ]
+  assert.deepEqual(await said(lines, 'lines'), codes)
+  assert.deepEqual(await said(lines, 'lines'), codes)
+  assert.deepEqual(await balanceOf(ann, from), ['75', '0', '0'])
+  assert.deepEqual(await balanceOf(bob, to), ['25', '0', '0'])
+  const again = (await ann.post('/v1/transfers/batch', { transfers: holds }, 'holds')).body.outcomes
+  assert.deepEqual(again, set)
+})
+
 test('eight thousand transfers go into one batch', async () => {
   const [ann, bob] = [newUser(), newUser()]
   const [from, to] = [await ann.open(7999), await bob.open(0)]

@@ -7,6 +7,7 @@ import { errors } from './errors.ts'
 import { lineKey, toStoredKey } from './keys.ts'
 import { type Currencies, parseAmount, parseId } from './money.ts'
 import type { LedgerSettings } from './settings.ts'
+import { asMade } from './shapes.ts'
 import type { Actor, Done, Order, TransferOrder } from './types.ts'
 
 export interface RequestRules {
@@ -15,8 +16,15 @@ export interface RequestRules {
 }
 
 const transferFields = ['from', 'to', 'amount', 'currency', 'metadata', 'pending', 'timeout_seconds']
-const lineFields = new Set([...transferFields, 'linked', 'idempotency_key'])
 const bodyFields = new Set(transferFields)
+const anyLineFields = ['linked', 'idempotency_key']
+/** What a line of a batch may have, by the field that says what it does; without one it is a transfer. */
+const lineFields = {
+  transfer: new Set([...transferFields, ...anyLineFields]),
+  post: new Set(['post', 'amount', ...anyLineFields]),
+  void: new Set(['void', ...anyLineFields]),
+  reverse: new Set(['reverse', 'metadata', ...anyLineFields]),
+} as const
 
 /** @throws what parseAmount does, bad_id, same_account, unknown_currency, unknown_field, bad_flag, bad_timeout, bad_metadata */
 export function toTransferOrder(
@@ -27,9 +35,7 @@ export function toTransferOrder(
 }
 
 function readTransfer(rules: RequestRules, body: unknown, known: ReadonlySet<string>) {
-  if (typeof body !== 'object' || body === null || Array.isArray(body)) throw errors.notATransfer()
-  const fields = body as Record<string, unknown>
-  for (const field of Object.keys(fields)) if (!known.has(field)) throw errors.unknownField(field)
+  const fields = readFields(body, known)
   const amount = parseAmount(fields.amount)
   const fromId = parseId(fields.from, 'from')
   const toId = parseId(fields.to, 'to')
@@ -44,6 +50,13 @@ function readTransfer(rules: RequestRules, body: unknown, known: ReadonlySet<str
     holdMs: readHold(rules, fields),
     metadata: readMetadata(fields.metadata),
   }
+}
+
+/** @throws not_a_transfer, unknown_field */
+function readFields(body: unknown, known: ReadonlySet<string>): Record<string, unknown> {
+  if (typeof body !== 'object' || body === null || Array.isArray(body)) throw errors.notATransfer()
+  for (const field of Object.keys(body)) if (!known.has(field)) throw errors.unknownField(field)
+  return body as Record<string, unknown>
 }
 
 /** @throws unknown_currency */
@@ -118,8 +131,9 @@ export function readBatch(
     )
     const wrong = read.findIndex(one => 'error' in one)
     if (wrong >= 0) return () => refuseChain(read[wrong] as { error: unknown }, wrong, indexes)
-    const at = chains.push(read.map(one => (one as { value: Order }).value)) - 1
-    return (done: Outcome<Done>[][]) => namePlaces(done[at]!, indexes)
+    const orders = read.map(one => (one as { value: Order }).value)
+    const at = chains.push(orders) - 1
+    return (done: Outcome<Done>[][]) => namePlaces(showFirst(done[at]!, orders), indexes)
   })
   return { chains, outcomes: done => answers.flatMap(answer => answer(done)) }
 }
@@ -148,7 +162,7 @@ function readLine(
 ): Order {
   const { index, caller } = given
   const line = given.lines[index]
-  const order = readTransfer(rules, line, lineFields)
+  const order = readWhat(rules, line)
   const fields = line as Record<string, unknown>
   if (readFlag(fields, 'linked') && given.isLast) throw errors.chainOpen()
   const ownKey = fields.idempotency_key
@@ -158,8 +172,36 @@ function readLine(
   return { ...order, actor: toActor(caller), key }
 }
 
+/** A transfer, or what becomes of an earlier one: `{"post":"9","amount":"5"}`, `{"void":"9"}`, `{"reverse":"9"}`. */
+function readWhat(rules: RequestRules, line: unknown) {
+  const has = (field: string) => typeof line === 'object' && line !== null && Object.hasOwn(line, field)
+  if (has('post')) {
+    const { post, amount } = readFields(line, lineFields.post)
+    return {
+      type: 'post' as const,
+      holdId: parseId(post, 'post'),
+      amount: amount === undefined ? null : parseAmount(amount),
+    }
+  }
+  if (has('void')) {
+    return { type: 'void' as const, holdId: parseId(readFields(line, lineFields.void).void, 'void') }
+  }
+  if (has('reverse')) {
+    const { reverse, metadata } = readFields(line, lineFields.reverse)
+    return { type: 'reversal' as const, transferId: parseId(reverse, 'reverse'), metadata: readMetadata(metadata) }
+  }
+  return readTransfer(rules, line, lineFields.transfer)
+}
+
 function refuseChain(wrong: { error: unknown }, at: number, indexes: number[]): Outcome<Done>[] {
   return indexes.map((_, place) => (place === at ? wrong : { error: errors.chainFailed(indexes[at]!) }))
+}
+
+/** Whoever repeats a line that set money aside gets its first answer, whatever became of the hold since. */
+function showFirst(outcomes: Outcome<Done>[], orders: Order[]): Outcome<Done>[] {
+  return outcomes.map((outcome, at) =>
+    'value' in outcome && orders[at]!.type === 'transfer' ? { value: asMade(outcome.value) } : outcome,
+  )
 }
 
 /** A chain's failure names the place in the chain; callers know places in the batch. */

@@ -280,11 +280,19 @@ function addTransfers(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
         tags,
         summary: 'Up to 8,000 transfers, one outcome each, in order',
         description:
-          'All in one commit. A refused line leaves the others be; lines with `linked` succeed or fail with the next one. ' +
+          'Posts, voids and reversals of earlier transfers may be among them. All in one commit. A refused line leaves the others be; lines with `linked` succeed or fail with the next one. ' +
           'With an Idempotency-Key for the whole, or an `idempotency_key` a line, a repeated batch makes no transfer ' +
           'twice; lines that were refused are tried again.',
         body: Type.Object(
-          { transfers: Type.Array(Type.Unknown({ description: 'As in POST /v1/transfers.' })) },
+          {
+            transfers: Type.Array(
+              Type.Unknown({
+                description:
+                  'As in POST /v1/transfers, or `{"post":"9","amount":"5"}`, `{"void":"9"}`, `{"reverse":"9"}`; each may ' +
+                  'have `linked` and an `idempotency_key`.',
+              }),
+            ),
+          },
           { additionalProperties: false },
         ),
         response: { 200: Type.Object({ outcomes: Type.Array(shapes.LineOutcome) }) },

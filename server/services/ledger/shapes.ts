@@ -163,7 +163,7 @@ export function showOutcome(outcome: { value: Done } | { error: unknown }): Stat
     const { value } = outcome
     return 'transfer' in value
       ? { id: String(value.transfer.id), status: 'posted' }
-      : { id: String(value.hold.id), status: 'pending' }
+      : { id: String(value.hold.id), status: value.hold.status === 'voided' ? 'voided' : 'pending' }
   }
   const { error } = outcome
   if (!isAppError(error)) throw error
