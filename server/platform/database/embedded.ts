@@ -15,7 +15,7 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { chown, link, mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
-import { tmpdir } from 'node:os'
+import { tmpdir, totalmem } from 'node:os'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
@@ -47,11 +47,15 @@ const socketFolderBytesMax = 90
 /** As whom PostgreSQL runs when Capstan is root, which it refuses. initdb insists on a user that the system knows. */
 const serverUsers = ['postgres', 'daemon', 'bin', 'nobody']
 
+const mebibyte = 2 ** 20
+/** Indexes of a few tens of millions of rows are worked on in memory; it is taken only as it is used. */
+const buffersMib = Math.min(2048, Math.max(128, Math.floor(totalmem() / mebibyte / 8)))
+
 const serverSettings: Record<string, string> = {
   listen_addresses: '',
   max_connections: '200',
-  shared_buffers: '256MB',
-  effective_cache_size: '1GB',
+  shared_buffers: `${buffersMib}MB`,
+  effective_cache_size: `${buffersMib * 3}MB`,
   work_mem: '8MB',
   maintenance_work_mem: '128MB',
   max_wal_size: '4GB',

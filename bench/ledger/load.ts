@@ -1,0 +1,171 @@
+/**
+ * Who sends transfers: a thread of the benchmark's process, on sockets of its own, so that it takes little of the
+ * machine.
+ */
+import { randomUUID } from 'node:crypto'
+import { connect } from 'node:net'
+import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import { latencyOf } from '../support/measure.ts'
+
+export interface Choice {
+  name: string
+  accounts: number
+  /** How accounts are chosen; `hot` has one on one side of every transfer. */
+  by: 'uniform' | 'zipf' | 'hot'
+}
+
+export const choices: Choice[] = [
+  { name: '1,000 accounts, uniform', accounts: 1000, by: 'uniform' },
+  { name: '1,000 accounts, Zipf 1.0', accounts: 1000, by: 'zipf' },
+  { name: '100,000 accounts, uniform', accounts: 100_000, by: 'uniform' },
+  { name: '100,000 accounts, Zipf 1.0', accounts: 100_000, by: 'zipf' },
+  { name: 'one hot account of 1,000', accounts: 1000, by: 'hot' },
+]
+
+export interface Way {
+  door: 'http' | 'grpc'
+  /** A path, or a method of the gRPC service. */
+  target: string
+  connections: number
+  /** Transfers in a request or a stream; 0 for one that is the body itself. */
+  lines: number
+}
+
+export interface Load {
+  port: number
+  way: Way
+  choice: Choice
+  milliseconds: number
+}
+
+interface LoadResult {
+  transfers: number
+  refused: number
+  p50: number
+  p99: number
+}
+
+/** Sends for a while and answers what came of it. Runs in a thread. */
+async function sendLoad(load: Load): Promise<LoadResult> {
+  const pick = makePicker(load.choice)
+  const { target, lines, connections } = load.way
+  const times: number[] = []
+  let transfers = 0
+  let refused = 0
+  const end = performance.now() + load.milliseconds
+  await Promise.all(
+    Array.from({ length: connections }, async () => {
+      const client = await makeClient(load.port)
+      while (performance.now() < end) {
+        const begun = performance.now()
+        const ok = await client.post(target, writeBody(pick, lines))
+        times.push(performance.now() - begun)
+        if (ok) transfers += lines || 1
+        else refused++
+      }
+      client.close()
+    }),
+  )
+  return { transfers, refused, ...latencyOf(times) }
+}
+
+type Picker = () => [from: number, to: number]
+
+function makePicker({ accounts, by }: Choice): Picker {
+  const uniform = () => 1 + Math.floor(Math.random() * accounts)
+  const one = by === 'zipf' ? makeZipf(accounts) : uniform
+  return () => {
+    const first = by === 'hot' ? 1 : one()
+    let second = by === 'hot' ? uniform() : one()
+    if (second === first) second = (first % accounts) + 1
+    return Math.random() < 0.5 ? [first, second] : [second, first]
+  }
+}
+
+/** The k-th account is chosen in proportion to 1/k. */
+function makeZipf(count: number): () => number {
+  const sums = new Float64Array(count)
+  let sum = 0
+  for (let k = 0; k < count; k++) {
+    sum += 1 / (k + 1)
+    sums[k] = sum
+  }
+  return () => {
+    const wanted = Math.random() * sum
+    let [low, high] = [0, count - 1]
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (sums[middle]! < wanted) low = middle + 1
+      else high = middle
+    }
+    return low + 1
+  }
+}
+
+function writeBody(pick: Picker, lines: number): string {
+  const line = () => {
+    const [from, to] = pick()
+    return `{"from":"${from}","to":"${to}","amount":"${1 + Math.floor(Math.random() * 100)}","currency":"USD"}`
+  }
+  return lines === 0 ? line() : `{"transfers":[${Array.from({ length: lines }, line).join(',')}]}`
+}
+
+/** A connection that sends one request after another, each with a key of its own. Only as much HTTP as that takes. */
+async function makeClient(port: number) {
+  const socket = connect(port, '127.0.0.1').setNoDelay(true)
+  await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject))
+  let received: Buffer[] = []
+  let bytes = 0
+  let wanted = Number.POSITIVE_INFINITY
+  let answered = Promise.withResolvers<boolean>()
+  let ok = false
+  socket.on('error', error => answered.reject(error))
+  socket.on('data', chunk => {
+    received.push(chunk)
+    bytes += chunk.length
+    if (wanted === Number.POSITIVE_INFINITY) {
+      const head = Buffer.concat(received).toString('latin1')
+      const end = head.indexOf('\r\n\r\n')
+      if (end < 0) return
+      ok = head.startsWith('HTTP/1.1 20')
+      wanted = end + 4 + Number(/content-length: (\d+)/i.exec(head)![1])
+    }
+    if (bytes < wanted) return
+    received = []
+    bytes = 0
+    wanted = Number.POSITIVE_INFINITY
+    answered.resolve(ok)
+  })
+  return {
+    post(target: string, body: string): Promise<boolean> {
+      answered = Promise.withResolvers()
+      socket.write(
+        `POST ${target} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nidempotency-key: ${randomUUID()}\r\n` +
+          `content-length: ${body.length}\r\n\r\n${body}`,
+      )
+      return answered.promise
+    },
+    close: () => socket.destroy(),
+  }
+}
+
+if (!isMainThread && workerData?.isLedgerLoad) {
+  parentPort!.on('message', async (load: Load) => parentPort!.postMessage(await sendLoad(load)))
+}
+
+export function makeSender() {
+  const worker = new Worker(new URL(import.meta.url), { workerData: { isLedgerLoad: true } })
+  return {
+    send(load: Load): Promise<LoadResult> {
+      return new Promise((resolve, reject) => {
+        worker.once('error', reject)
+        worker.once('message', (result: LoadResult) => {
+          worker.off('error', reject)
+          resolve(result)
+        })
+        worker.postMessage(load)
+      })
+    },
+    close: () => worker.terminate(),
+  }
+}
