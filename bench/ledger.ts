@@ -23,7 +23,7 @@ const ways: Record<string, Way> = {
   single: { door: 'http', target: '/v1/transfers', connections: 128, lines: 0 },
   batch: { door: 'http', target: '/v1/transfers/batch', connections: 3, lines: 2000 },
   'big batch': { door: 'http', target: '/v1/transfers/batch', connections: 3, lines: 8000 },
-  grpc: { door: 'grpc', target: 'StreamTransfers', connections: 2, lines: 4000 },
+  grpc: { door: 'grpc', target: 'StreamTransfers', connections: 2, lines: 100 },
   usual: { door: 'http', target: '/usual/transfers', connections: 128, lines: 0 },
 }
 
@@ -65,7 +65,8 @@ async function measure(
   const port = way.door === 'grpc' ? server.grpcPort : server.port
   const { transfers, refused, p50, p99 } = await sender.send({ port, way, choice, milliseconds: howLong * 1000 })
   if (refused > 0) throw new Error(`${refused} requests to ${way.target} were refused.`)
-  return { perSecond: (transfers / (performance.now() - begun)) * 1000, p50, p99 }
+  const perSecond = (transfers / (performance.now() - begun)) * 1000
+  return p50 === undefined || p99 === undefined ? { perSecond } : { perSecond, p50, p99 }
 }
 
 /** The same on this ledger and on one in the same PostgreSQL that has millions of transfers stored. */

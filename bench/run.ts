@@ -1,12 +1,14 @@
 /** `make bench`, or `npm run bench jobs` for one of them. Prints Markdown tables; docs/benchmarks.md keeps them. */
 import { benchJobs } from './jobs.ts'
 import { benchLedger } from './ledger.ts'
+import { benchLive } from './live.ts'
 import { benchRuns } from './runs.ts'
 
 const benchmarks: Record<string, () => Promise<void>> = {
   jobs: benchJobs,
   runs: benchRuns,
   ledger: () => benchLedger(),
+  live: benchLive,
 }
 
 const wanted = process.argv[2]

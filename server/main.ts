@@ -6,6 +6,7 @@ import { SettingsError, type SettingsTable } from '#platform/config.ts'
 import { EmbeddedError } from '#platform/database/embedded.ts'
 import { migrate, pendingMigrations } from '#platform/database/migrate.ts'
 import { isAppError, messageOf } from '#platform/errors.ts'
+import { type UserRole, userRoles } from '#platform/http/guard.ts'
 import { makeLog } from '#platform/log.ts'
 import { verifyLedger } from '#services/ledger/index.ts'
 import {
@@ -25,13 +26,13 @@ import {
 
 const usage = `capstan ${version}: one back end for accounts, strangers' code and jobs
 
-  capstan start [--roles api,worker] [--services runner,ledger]
+  capstan start [--roles api,worker] [--services runner,chat,ledger]
                               run Capstan; Ctrl-C stops it in good order
   capstan migrate [up|down|status] [--only NAME] [--count N]
                               bring the tables to the newest state, or take steps back
-  capstan user create NAME [--admin] [--email ADDRESS] [--password-stdin]
+  capstan user create NAME [--role user|banker|admin] [--email ADDRESS] [--password-stdin]
                               make a user; asks for the password
-  capstan user role NAME user|admin
+  capstan user role NAME user|banker|admin
                               change a user's role
   capstan ledger verify       recompute every balance and check the hash chain; 1 when something is wrong
   capstan config              list every variable, its value and what it decides
@@ -159,6 +160,7 @@ async function user(settings: AllSettings, args: string[]) {
 
 async function createUser(identity: ReturnType<typeof makeIdentityOf>, username: string, args: string[]) {
   const { values } = parse(args, {
+    role: { type: 'string', default: 'user' },
     admin: { type: 'boolean' },
     email: { type: 'string' },
     'password-stdin': { type: 'boolean' },
@@ -168,17 +170,23 @@ async function createUser(identity: ReturnType<typeof makeIdentityOf>, username:
     username,
     password,
     ...(values.email === undefined ? {} : { email: values.email }),
-    role: values.admin ? 'admin' : 'user',
+    role: values.admin ? 'admin' : asRole(values.role),
   })
   console.log(`Made the ${made.role} ${made.username} (${made.id}).`)
 }
 
 async function setRole(identity: ReturnType<typeof makeIdentityOf>, name: string, role: string | undefined) {
-  if (role !== 'user' && role !== 'admin') throw new UsageError('A role is user or admin.')
   const found = await identity.findUserByName(name)
   if (!found) throw new UsageError(`There is no user ${name}.`)
-  await identity.setRole({ userId: found.id, role })
-  console.log(`${name} is now ${role}.`)
+  const wanted = asRole(role)
+  await identity.setRole({ userId: found.id, role: wanted })
+  console.log(`${name} is now ${wanted}.`)
+}
+
+function asRole(text: string | undefined): UserRole {
+  const role = userRoles.find(known => known === text)
+  if (!role) throw new UsageError(`A role is one of ${userRoles.join(', ')}.`)
+  return role
 }
 
 /** Never from an argument: those stand in the process list and in the shell's history. */

@@ -5,6 +5,9 @@
 import { randomUUID } from 'node:crypto'
 import { connect } from 'node:net'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
+import { createClient } from '@connectrpc/connect'
+import { createGrpcTransport } from '@connectrpc/connect-node'
+import { Ledger } from '../../server/proto/capstan/ledger/v1/ledger_pb.js'
 import { latencyOf } from '../support/measure.ts'
 
 export interface Choice {
@@ -41,12 +44,44 @@ export interface Load {
 interface LoadResult {
   transfers: number
   refused: number
-  p50: number
-  p99: number
+  /** Of requests, in milliseconds; a stream has none. */
+  p50?: number
+  p99?: number
 }
 
 /** Sends for a while and answers what came of it. Runs in a thread. */
-async function sendLoad(load: Load): Promise<LoadResult> {
+function sendLoad(load: Load): Promise<LoadResult> {
+  return load.way.door === 'grpc' ? sendStreams(load) : sendRequests(load)
+}
+
+/** A stream a connection, with as much in flight as the server takes. */
+async function sendStreams(load: Load): Promise<LoadResult> {
+  const pick = makePicker(load.choice)
+  const { connections, lines } = load.way
+  const end = performance.now() + load.milliseconds
+  async function* messages() {
+    while (performance.now() < end) {
+      yield {
+        lines: Array.from({ length: lines }, () => {
+          const [from, to] = pick()
+          const amount = BigInt(1 + Math.floor(Math.random() * 100))
+          const value = { from: BigInt(from), to: BigInt(to), amount, currency: 'USD' }
+          return { what: { case: 'transfer' as const, value }, idempotencyKey: randomUUID() }
+        }),
+      }
+    }
+  }
+  const answers = await Promise.all(
+    Array.from({ length: connections }, () => {
+      const transport = createGrpcTransport({ baseUrl: `http://127.0.0.1:${load.port}` })
+      return createClient(Ledger, transport).streamTransfers(messages())
+    }),
+  )
+  const sum = (field: 'done' | 'refused') => answers.reduce((total, answer) => total + Number(answer[field]), 0)
+  return { transfers: sum('done'), refused: sum('refused') }
+}
+
+async function sendRequests(load: Load): Promise<LoadResult> {
   const pick = makePicker(load.choice)
   const { target, lines, connections } = load.way
   const times: number[] = []

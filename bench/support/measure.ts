@@ -80,9 +80,7 @@ export interface Line {
 
 /** Prints one Markdown table, and whether each aim was met. */
 export function printLines(title: string, lines: Line[]) {
-  console.log(`\n${title} (${describeMachine()})\n`)
-  console.log('| figure | Capstan | beside | ratio | aim | met |')
-  console.log('| --- | --- | --- | --- | --- | --- |')
+  printHead(title)
   for (const line of lines) {
     const ratio = line.ours.median / line.theirs.median
     const { aim, met } = judge(line.aim, ratio)
@@ -98,10 +96,19 @@ function judge(aim: Line['aim'], ratio: number): { aim: string; met: string } {
   return { aim: `≤ ${aim.atMost} ×`, met: ratio <= aim.atMost ? 'yes' : 'no' }
 }
 
-/** A figure against a fixed bound. */
-export function printBound(what: string, figure: Figure, unit: string, bound: number) {
-  const met = figure.median <= bound ? 'yes' : 'no'
-  console.log(`| ${what} | ${show(figure, unit)} | | | ≤ ${bound} ${unit} | ${met} |`)
+/** A figure against a fixed bound: a number is the most it may be. */
+export function printBound(what: string, figure: Figure, unit: string, bound: number | { atLeast: number }) {
+  const isMost = typeof bound === 'number'
+  const isMet = isMost ? figure.median <= bound : figure.median >= bound.atLeast
+  const aim = isMost ? `≤ ${bound}` : `≥ ${bound.atLeast.toLocaleString('en')}`
+  console.log(`| ${what} | ${show(figure, unit)} | | | ${aim} ${unit} | ${isMet ? 'yes' : 'no'} |`)
+}
+
+/** The head of a table, for lines that are printed one by one. */
+export function printHead(title: string) {
+  console.log(`\n${title} (${describeMachine()})\n`)
+  console.log('| figure | Capstan | beside | ratio | aim | met |')
+  console.log('| --- | --- | --- | --- | --- | --- |')
 }
 
 export function show(figure: Figure, unit: string): string {

@@ -3,7 +3,7 @@
  *
  * States: stopped → start() → running → stop() or crash() → stopped. `remove` ends whatever is left in any state.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { chmod, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -17,6 +17,8 @@ export interface Capstan {
   readonly url: string
   /** Resolves when it is ready. */
   start(signal: AbortSignal): Promise<void>
+  /** A command beside the running server, such as `user create`. Answers what it printed. */
+  run(args: string[], input?: string): Promise<string>
   /** SIGTERM; answers whether it ended in good order. */
   stop(): Promise<boolean>
   /** SIGKILL: no last words, no chance to write anything. */
@@ -72,6 +74,7 @@ export async function makeCapstan(): Promise<Capstan> {
   return {
     url,
     start,
+    run: (args, input = '') => runCommand(args, { input, env: environment({ DATA_DIR: dataDir }) }),
     stop: async () => (await end('SIGTERM')) === 0,
     async crash() {
       crashed = true
@@ -90,6 +93,17 @@ export async function makeCapstan(): Promise<Capstan> {
       await rm(folder, { recursive: true, force: true, maxRetries: 5 })
     },
   }
+}
+
+function runCommand(args: string[], given: { input: string; env: NodeJS.ProcessEnv }): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const options = { cwd: root, env: given.env }
+    const command = execFile(process.execPath, ['server/main.ts', ...args], options, (error, stdout, stderr) => {
+      if (error) reject(new TourError(`\`capstan ${args.join(' ')}\` failed: ${stderr || error.message}`))
+      else resolve(stdout.trim())
+    })
+    command.stdin!.end(given.input)
+  })
 }
 
 /** None of the caller's settings: the tour must not touch their database or depend on their limits. */

@@ -49,3 +49,8 @@ export function uuidv7Floor(at: Date): string {
 export function uuidv7Time(id: string): Date {
   return new Date(Number.parseInt(id.slice(0, 8) + id.slice(9, 13), 16))
 }
+
+/** A request id that came with the request, where it cannot harm a log or a header, or else a new one. */
+export function requestIdOf(given: unknown): string {
+  return typeof given === 'string' && /^[\w.:-]{1,128}$/.test(given) ? given : uuidv7()
+}

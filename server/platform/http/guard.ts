@@ -1,11 +1,15 @@
 import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import { errors } from '../errors.ts'
 
+/** What a user may do beyond the own: bankers bring money in and out, admins do everything. */
+export const userRoles = ['user', 'banker', 'admin'] as const
+export type UserRole = (typeof userRoles)[number]
+
 /** Who makes a request. */
 export interface Caller {
   userId: string
   name: string
-  role: 'user' | 'admin'
+  role: UserRole
   /** How the caller proved it. */
   by: 'session' | 'api_key'
   /** The session's or API key's id. */
@@ -21,17 +25,26 @@ export interface Caller {
  * - `public`: anybody; the caller is not looked at.
  * - `optional`: anybody; the caller is known when a token came, and a bad token is refused.
  * - `user`: whoever is logged in.
+ * - `banker`: the role banker or admin.
  * - `admin`: the role admin.
  */
-export type Access = 'public' | 'optional' | 'user' | 'admin'
+export type Access = 'public' | 'optional' | 'user' | 'banker' | 'admin'
+
+/** What a request says about who makes it, whatever carried it. */
+export type Credentials = Pick<FastifyRequest, 'headers' | 'method' | 'host'>
 
 /** Answers the caller, `undefined` when no credential came, or throws `unauthenticated` for a bad one. */
-export type Authenticate = (request: FastifyRequest) => Promise<Caller | undefined>
+export type Authenticate = (request: Credentials) => Promise<Caller | undefined>
+
+/** What stands behind `authorization:` where there is no HTTP request: a live connection's token, a gRPC call's. */
+export function asBearer(authorization: string): Credentials {
+  return { headers: { authorization }, method: 'POST', host: '' }
+}
 
 declare module 'fastify' {
   interface FastifyContextConfig {
     access?: Access
-    /** The scope an API key needs for this route, such as `runs:write`. A key reaches an admins' route only by its scope. */
+    /** The scope an API key needs for this route, such as `runs:write`. A key reaches a route of a role only by its scope. */
     scope?: string
     /** `legacy` renders errors as `{"error": "…"}`, as the old contracts do. */
     errorShape?: 'problem' | 'legacy'
@@ -77,13 +90,16 @@ export function installGuard(
   })
 }
 
-function admit(caller: Caller | undefined, access: Access, scope: string | undefined) {
+/** @throws unauthenticated, forbidden, missing_scope */
+export function admit(caller: Caller | undefined, access: Access, scope: string | undefined) {
   if (caller === undefined) {
     if (access === 'optional') return
     throw errors.unauthenticated()
   }
   if (access === 'admin' && caller.role !== 'admin') throw errors.forbidden('Only admins may do this.')
-  if (access === 'admin' && scope === undefined && caller.scopes !== undefined) {
+  if (access === 'banker' && caller.role === 'user') throw errors.forbidden('Only bankers and admins may do this.')
+  const isOfRole = access === 'admin' || access === 'banker'
+  if (isOfRole && scope === undefined && caller.scopes !== undefined) {
     throw errors.forbidden('No API key may do this; log in.')
   }
   if (scope !== undefined) assertScope(caller, scope)
@@ -94,7 +110,7 @@ export function assertScope(caller: Caller, scope: string) {
   if (caller.scopes !== undefined && !caller.scopes.includes(scope)) throw errors.missingScope(scope)
 }
 
-/** The caller of a route whose access is `user` or `admin`. */
+/** The caller of a route whose access is `user` or a role. */
 export function callerOf(request: FastifyRequest): Caller {
   if (request.caller === undefined) throw errors.unauthenticated()
   return request.caller

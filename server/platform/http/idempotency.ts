@@ -23,13 +23,18 @@ export type Claim<B = unknown> = 'fresh' | { answer: Answer<B> } | { error: AppE
 export function idempotencyKeyOf(request: FastifyRequest): IdempotencyKey | undefined {
   const key = request.headers['idempotency-key']
   if (key === undefined) return undefined
-  if (typeof key !== 'string' || !/^[\x20-\x7e]{1,255}$/.test(key)) throw errors.badIdempotencyKey()
   const fingerprint = createHash('sha256')
     // Without the query: how long to wait, say, does not make it another request.
     .update(`${request.method} ${request.url.split('?', 1)[0]}\n`)
     .update(JSON.stringify(request.body ?? null))
     .digest()
-  return { owner: request.caller?.userId ?? '', key, fingerprint }
+  return { owner: request.caller?.userId ?? '', key: checkKey(key), fingerprint }
+}
+
+/** @throws bad_idempotency_key */
+export function checkKey(key: unknown): string {
+  if (typeof key !== 'string' || !/^[\x20-\x7e]{1,255}$/.test(key)) throw errors.badIdempotencyKey()
+  return key
 }
 
 /**

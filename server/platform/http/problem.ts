@@ -1,4 +1,4 @@
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyBaseLogger, FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { type Static, Type } from 'typebox'
 import { isConnectionLoss, sqlState } from '../database/pool.ts'
 import { AppError, errors, isAppError, messageOf } from '../errors.ts'
@@ -64,20 +64,27 @@ function translate(error: FastifyError, request: FastifyRequest): AppError {
   if (known) return known(error)
   // A client that goes away in the middle of its body is no lost database, though both are ECONNRESET.
   if (error.statusCode === 400 && error.code === 'ECONNRESET') return errors.badRequest('The body was cut off.')
-  if (isConnectionLoss(error)) {
-    request.log.warn({ err: error }, 'the database is away')
-    return errors.unavailable('The database is not reachable just now. Nothing was lost; try again shortly.')
-  }
-  // A read-only or full database refuses writes: 53100 disk_full, 25006 read_only_sql_transaction.
-  if (['53100', '53200', '25006'].includes(sqlState(error) ?? '')) {
-    request.log.error({ err: error }, 'the database takes no writes')
-    return errors.unavailable('The database takes no writes just now.', 10)
-  }
+  const trouble = databaseTrouble(error, request.log)
+  if (trouble) return trouble
   if (error.statusCode !== undefined && error.statusCode >= 400 && error.statusCode < 500) {
     return new AppError({ code: 'bad_request', status: error.statusCode, message: error.message })
   }
   request.log.error({ err: error }, 'unexpected error')
   return errors.internal()
+}
+
+/** What the database cannot do just now, as the error it becomes; `undefined` for anything else. */
+export function databaseTrouble(error: unknown, log: Pick<FastifyBaseLogger, 'warn' | 'error'>): AppError | undefined {
+  if (isConnectionLoss(error)) {
+    log.warn({ err: error }, 'the database is away')
+    return errors.unavailable('The database is not reachable just now. Nothing was lost; try again shortly.')
+  }
+  // A read-only or full database refuses writes: 53100 disk_full, 25006 read_only_sql_transaction.
+  if (['53100', '53200', '25006'].includes(sqlState(error) ?? '')) {
+    log.error({ err: error }, 'the database takes no writes')
+    return errors.unavailable('The database takes no writes just now.', 10)
+  }
+  return undefined
 }
 
 const fastifyErrors: Record<string, (error: FastifyError) => AppError> = {

@@ -10,7 +10,11 @@ import { makeHttp } from './server.ts'
 
 const callers: Record<string, Caller> = {
   user: { userId: 'u', name: 'user', role: 'user', by: 'session', credentialId: 's' },
+  banker: { userId: 'b', name: 'banker', role: 'banker', by: 'session', credentialId: 's' },
   admin: { userId: 'a', name: 'admin', role: 'admin', by: 'session', credentialId: 's' },
+  teller: { userId: 'b', name: 'banker', role: 'banker', by: 'api_key', credentialId: 'k', scopes: ['things:bank'] },
+  adminsKey: { userId: 'a', name: 'admin', role: 'admin', by: 'api_key', credentialId: 'k', scopes: ['things:bank'] },
+  former: { userId: 'b', name: 'banker', role: 'user', by: 'api_key', credentialId: 'k', scopes: ['things:bank'] },
   reader: { userId: 'u', name: 'user', role: 'user', by: 'api_key', credentialId: 'k', scopes: ['things:read'] },
 }
 
@@ -40,6 +44,8 @@ async function makeApp(points = 0) {
   }))
   app.get('/write', { config: { access: 'user', scope: 'things:write' } }, async () => ({}))
   app.get('/all', { config: { access: 'admin' } }, async () => ({}))
+  app.get('/vault', { config: { access: 'banker', scope: 'things:bank' } }, async () => ({}))
+  app.get('/safe', { config: { access: 'banker' } }, async () => ({}))
   app.get('/maybe', { config: { access: 'optional' } }, async request => ({ id: request.caller?.userId ?? null }))
   app.get('/bug', { config: { access: 'public' } }, async () => {
     throw new Error('the password is hunter2')
@@ -94,6 +100,16 @@ const guarded: [string, string | undefined, number, string | undefined][] = [
   ['/write', 'reader', 403, 'missing_scope'],
   ['/write', 'user', 200, undefined],
   ['/all', 'user', 403, 'forbidden'],
+  ['/all', 'banker', 403, 'forbidden'],
+  ['/all', 'adminsKey', 403, 'forbidden'],
+  ['/vault', 'user', 403, 'forbidden'],
+  ['/vault', 'reader', 403, 'forbidden'],
+  ['/vault', 'banker', 200, undefined],
+  ['/vault', 'admin', 200, undefined],
+  ['/vault', 'teller', 200, undefined],
+  ['/vault', 'former', 403, 'forbidden'],
+  ['/safe', 'banker', 200, undefined],
+  ['/safe', 'teller', 403, 'forbidden'],
   ['/all', 'admin', 200, undefined],
   ['/maybe', undefined, 200, undefined],
   ['/maybe', 'nobody', 401, 'unauthenticated'],

@@ -17,7 +17,7 @@ import {
 } from 'fastify'
 import type { PlatformSettings } from '../config.ts'
 import { errors } from '../errors.ts'
-import { uuidv7 } from '../ids.ts'
+import { requestIdOf } from '../ids.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
 import { type Authenticate, installGuard } from './guard.ts'
@@ -49,7 +49,7 @@ export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
     loggerInstance: options.log as FastifyBaseLogger,
     bodyLimit: options.settings.BODY_LIMIT_BYTES,
     trustProxy: options.settings.TRUST_PROXY,
-    genReqId: request => acceptedRequestId(request.headers['x-request-id']) ?? uuidv7(),
+    genReqId: request => requestIdOf(request.headers['x-request-id']),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     routerOptions: { maxParamLength: 200 },
     requestTimeout: 60_000,
@@ -80,11 +80,6 @@ export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
   })
   await installOpenApi(app, options)
   return app
-}
-
-/** A proxy's request id is kept when it cannot harm a log or a header. */
-function acceptedRequestId(value: string | string[] | undefined): string | undefined {
-  return typeof value === 'string' && /^[\w.:-]{1,128}$/.test(value) ? value : undefined
 }
 
 /** Bodies are taken as they are; texts in a query or path become the number or boolean the schema asks for. */
@@ -146,7 +141,7 @@ async function installOpenApi(app: HttpApp, options: HttpOptions) {
     transform: ({ schema, url, route }) => {
       const { access, scope } = route.config ?? {}
       if (url.startsWith('/docs')) return { schema: { ...schema, hide: true }, url }
-      const needsLogin = access === 'user' || access === 'admin'
+      const needsLogin = access === 'user' || access === 'banker' || access === 'admin'
       return {
         url,
         schema: {

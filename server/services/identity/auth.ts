@@ -13,6 +13,7 @@ import type { Log } from '#platform/log.ts'
 import { errors } from './errors.ts'
 import { internalEmail } from './names.ts'
 import type { Passwords } from './passwords.ts'
+import type { Role } from './store.ts'
 
 /** Where somebody signs in from. */
 export interface Origin {
@@ -24,7 +25,8 @@ export interface NewUser {
   username: string
   email: string | undefined
   passwordHash: string
-  role: 'user' | 'admin'
+  fullName: string | undefined
+  role: Role
   registrationKey: string | undefined
 }
 
@@ -62,6 +64,7 @@ export function makeAuth(options: {
             username: user.username.toLowerCase(),
             email: user.email ?? internalEmail(uuidv7()),
             emailVerified: false,
+            ...(user.fullName === undefined ? {} : { fullName: user.fullName }),
             role: user.role,
             registrationKey: user.registrationKey,
           },
@@ -134,6 +137,7 @@ function configure(options: Parameters<typeof makeAuth>[0]) {
       additionalFields: {
         username: { type: 'string', required: true, unique: true, input: false },
         role: { type: 'string', required: true, input: false },
+        fullName: { type: 'string', required: false, input: false, fieldName: 'full_name' },
         registrationKey: {
           type: 'string',
           required: false,

@@ -3,13 +3,12 @@
  * has ended since.
  */
 import { hash } from 'node:crypto'
-import type { FastifyRequest } from 'fastify'
 import type { Database } from '#platform/database/pool.ts'
 import { errors as platformErrors } from '#platform/errors.ts'
-import type { Caller } from '#platform/http/guard.ts'
+import type { Caller, Credentials } from '#platform/http/guard.ts'
+import { makeRecentMap } from '#platform/recent-map.ts'
 import { type ApiKeys, apiKeyPrefix } from './api-keys.ts'
 import { errors } from './errors.ts'
-import { makeRecentMap } from './recent-map.ts'
 import type { Revocations } from './revocations.ts'
 import * as store from './store.ts'
 import type { TokenSubject, Tokens } from './tokens.ts'
@@ -24,7 +23,7 @@ export interface IdentityCaller extends Caller {
 }
 
 export interface Authenticator {
-  authenticate(request: FastifyRequest): Promise<IdentityCaller | undefined>
+  authenticate(request: Credentials): Promise<IdentityCaller | undefined>
   /** Forgets every token, as when a signing key is gone. */
   forgetAll(): void
   flushUses(): Promise<void>
@@ -131,7 +130,7 @@ function tokenInCookie(header: string): string | undefined {
  * A browser sends the cookie whoever made it ask. Where the request may change something, or opens a WebSocket, the
  * page it comes from must be ours. SameSite=Lax covers most of this; older browsers and sister domains it does not.
  */
-function assertOwnOrigin(request: FastifyRequest, publicHost: string | undefined) {
+function assertOwnOrigin(request: Credentials, publicHost: string | undefined) {
   if (safeMethods.has(request.method) && request.headers.upgrade === undefined) return
   const { origin } = request.headers
   if (origin === undefined) {

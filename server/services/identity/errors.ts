@@ -12,6 +12,12 @@ export const errors = {
     }),
   badEmail: () =>
     new AppError({ code: 'bad_email', status: 400, message: 'This is not an email address Capstan takes.' }),
+  badFullName: (charsMax: number) =>
+    new AppError({
+      code: 'bad_full_name',
+      status: 400,
+      message: `A full name has 1 to ${charsMax} characters, none of them a control character or half of a surrogate pair.`,
+    }),
   weakPassword: (length: { min: number; max: number }) =>
     new AppError({
       code: 'weak_password',

@@ -129,6 +129,38 @@ test('a registration that is sent again with its key makes no second user', asyn
   assert.equal((await server.post('/v1/auth/register', body)).json().code, 'username_taken')
 })
 
+test('a full name is kept, and what cannot be one is refused', async () => {
+  const body = { username: freshName(), password: 'correct horse', full_name: 'Åsa Ñandú 王' }
+  const headers = { 'idempotency-key': freshName() }
+  const made = await server.post('/v1/auth/register', body, headers)
+  assert.equal(made.json().user.full_name, body.full_name, made.body)
+  const me = await server.call('GET', '/v1/auth/me', made.json().access_token)
+  assert.equal(me.json().full_name, body.full_name)
+  const other = await server.post('/v1/auth/register', { ...body, full_name: 'Another' }, headers)
+  assert.equal(other.json().code, 'idempotency_key_reused')
+  for (const name of ['', 'x'.repeat(201), 'nul\u0000', 'two\nlines', '\ud800lone']) {
+    const answer = await server.post('/v1/auth/register', { ...body, username: freshName(), full_name: name })
+    assert.equal(answer.json().code, 'bad_full_name', name)
+  }
+  const wrong = await server.post('/v1/auth/register', { ...body, username: freshName(), full_name: 7 })
+  assert.equal(wrong.json().code, 'validation_failed')
+})
+
+test('a banker is no admin, and the role travels in the token', async () => {
+  const user = await signUp(server)
+  const admin = await makeAdmin()
+  const wrong = await server.post(`/v1/users/${user.id}/role`, { role: 'king' }, bearer(admin.token))
+  assert.equal(wrong.json().code, 'validation_failed')
+  const made = await server.post(`/v1/users/${user.id}/role`, { role: 'banker' }, bearer(admin.token))
+  assert.equal(made.json().role, 'banker', made.body)
+  const login = await server.post('/v1/auth/login', { username: user.username, password: user.password })
+  const token = login.json().access_token as string
+  assert.equal(login.json().user.role, 'banker')
+  const request = { headers: bearer(token), method: 'GET', host: '' }
+  assert.equal((await server.identity.authenticate(request))?.role, 'banker')
+  assert.equal((await server.call('GET', '/v1/users', token)).statusCode, 403)
+})
+
 test('whatever is sent as a name, an address or a password, the answer is a 4xx that says why', async () => {
   const odd = [
     'ab',

@@ -6,7 +6,7 @@ import type { Auth, Origin } from './auth.ts'
 import { errors } from './errors.ts'
 import { makeGate } from './gate.ts'
 import type { Attempt, LoginLimits } from './login-limits.ts'
-import { assertEmail, assertUsername, signInName } from './names.ts'
+import { assertEmail, assertFullName, assertUsername, signInName } from './names.ts'
 import type { Passwords } from './passwords.ts'
 import type { Revocations } from './revocations.ts'
 import type { IdentitySettings } from './settings.ts'
@@ -27,18 +27,25 @@ export interface Grant {
 }
 
 export interface Identity {
-  /** @throws username_taken, email_taken, weak_password, bad_username, bad_email, idempotency_key_reused */
+  /** @throws username_taken, email_taken, weak_password, bad_username, bad_email, bad_full_name, idempotency_key_reused */
   register(wish: {
     username: string
     password: string
     email: string | undefined
+    fullName: string | undefined
     idempotencyKey: string | undefined
     origin: Origin
   }): Promise<Grant>
   /** Makes a user and no session, as an old contract has it. @throws as `register` does */
-  registerOnly(wish: { username: string; password: string }): Promise<store.UserRow>
+  registerOnly(wish: { username: string; password: string; email?: string; fullName?: string }): Promise<store.UserRow>
   /** For whoever runs the server: also when registration is closed. @throws as `register` does */
-  createUser(wish: { username: string; password: string; email?: string; role: store.Role }): Promise<store.UserRow>
+  createUser(wish: {
+    username: string
+    password: string
+    email?: string
+    fullName?: string
+    role: store.Role
+  }): Promise<store.UserRow>
   /** @param given.name a username or an email address. @throws invalid_credentials, account_disabled, too_many_attempts */
   login(given: { name: string; password: string; origin: Origin }): Promise<Grant>
   /**
@@ -133,13 +140,15 @@ export function makeDecisions(given: {
       username: string
       password: string
       email: string | undefined
+      fullName: string | undefined
       role: store.Role
       idempotencyKey: string | undefined
     },
     origin: Origin | undefined,
   ) {
-    const { username, email } = wish
+    const { username, email, fullName } = wish
     assertUsername(username)
+    if (fullName !== undefined) assertFullName(fullName)
     if (email !== undefined) assertEmail(email)
     passwords.assertFit(wish.password, username)
     // Asked before hashing, which is dear. The unique indexes decide between those who come at once.
@@ -149,7 +158,10 @@ export function makeDecisions(given: {
     const passwordHash = await passwords.hash(wish.password)
     const { role, idempotencyKey } = wish
     try {
-      return await auth.createUser({ username, email, passwordHash, role, registrationKey: idempotencyKey }, origin)
+      return await auth.createUser(
+        { username, email, fullName, passwordHash, role, registrationKey: idempotencyKey },
+        origin,
+      )
     } catch (error) {
       throw translateTaken(error)
     }
@@ -159,7 +171,8 @@ export function makeDecisions(given: {
   async function registerAgain(earlier: store.UserRow, wish: Parameters<Identity['register']>[0]): Promise<Grant> {
     const isSame =
       earlier.username === wish.username.toLowerCase() &&
-      (wish.email === undefined || earlier.email === wish.email.toLowerCase())
+      (wish.email === undefined || earlier.email === wish.email.toLowerCase()) &&
+      (wish.fullName === undefined || earlier.full_name === wish.fullName)
     if (!isSame) throw platformErrors.idempotencyMismatch()
     try {
       return await self.login({ name: earlier.username, password: wish.password, origin: wish.origin })
@@ -246,7 +259,10 @@ export function makeDecisions(given: {
       return self.createUser({ ...wish, role: 'user' })
     },
     async createUser(wish) {
-      const { userId } = await create({ ...wish, email: wish.email, idempotencyKey: undefined }, undefined)
+      const { userId } = await create(
+        { ...wish, email: wish.email, fullName: wish.fullName, idempotencyKey: undefined },
+        undefined,
+      )
       return self.getUser(userId)
     },
     async login({ name, password, origin }) {

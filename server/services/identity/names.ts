@@ -5,6 +5,7 @@ const usernamePattern = /^[A-Za-z0-9][A-Za-z0-9._-]{2,29}$/
 /** No more than what Better Auth takes at sign-in: an address it refuses there would lock its owner out. */
 const emailPattern = /^(?!\.)(?!.*\.\.)[A-Za-z0-9_'+.-]*[A-Za-z0-9_+-]@(?:[A-Za-z0-9][A-Za-z0-9-]*\.)+[A-Za-z]{2,}$/
 const emailLengthMax = 254
+const fullNameCharsMax = 200
 /** `.invalid` is reserved for what never resolves (RFC 2606). */
 const internalDomain = '@users.invalid'
 
@@ -14,6 +15,12 @@ export function assertUsername(name: string) {
 
 export function assertEmail(email: string) {
   if (!isEmail(email) || email.toLowerCase().endsWith('.invalid')) throw errors.badEmail()
+}
+
+/** @throws bad_full_name */
+export function assertFullName(name: string) {
+  const isFit = name.length > 0 && name.length <= fullNameCharsMax && name.isWellFormed() && !/\p{Cc}/u.test(name)
+  if (!isFit) throw errors.badFullName(fullNameCharsMax)
 }
 
 function isEmail(text: string): boolean {

@@ -49,9 +49,16 @@ function addSigningIn(app: HttpApp, { identity, authenticator, keys, cookies }: 
       },
     },
     async (request, reply) => {
-      const { username, password, email } = request.body
+      const { username, password, email, full_name: fullName } = request.body
       const idempotencyKey = idempotencyKeyOf(request)?.key
-      const grant = await identity.register({ username, password, email, idempotencyKey, origin: originOf(request) })
+      const grant = await identity.register({
+        username,
+        password,
+        email,
+        fullName,
+        idempotencyKey,
+        origin: originOf(request),
+      })
       cookies.set(reply, grant)
       return reply.status(201).send(shapes.showGrant(grant))
     },
@@ -300,10 +307,7 @@ function addUsers(app: HttpApp, { identity }: RouteParts) {
         response: { 200: shapes.User },
       },
     },
-    async request =>
-      shapes.showUser(
-        await identity.setRole({ userId: request.params.id, role: request.body.role as 'user' | 'admin' }),
-      ),
+    async request => shapes.showUser(await identity.setRole({ userId: request.params.id, role: request.body.role })),
   )
 
   for (const [verb, disabled] of [

@@ -1,18 +1,20 @@
 /** What goes over the wire. */
 import { type Static, Type } from 'typebox'
+import { userRoles } from '#platform/http/guard.ts'
 import type { Grant } from './identity.ts'
 import { shownEmail } from './names.ts'
 import type { ApiKeyRow, SessionListing, UserRow } from './store.ts'
 
 const Time = Type.String({ format: 'date-time' })
 const Id = Type.String({ format: 'uuid' })
-const Role = Type.Union([Type.Literal('user'), Type.Literal('admin')])
+const Role = Type.Enum([...userRoles])
 
 export const User = Type.Object({
   id: Id,
   number: Type.Integer({ description: 'The integer id that the old contracts show.' }),
   username: Type.String(),
   email: Type.Union([Type.String(), Type.Null()]),
+  full_name: Type.Union([Type.String(), Type.Null()]),
   role: Role,
   disabled: Type.Boolean(),
   created_at: Time,
@@ -25,6 +27,7 @@ export function showUser(user: UserRow): Static<typeof User> {
     number: user.number,
     username: user.name,
     email: shownEmail(user.email),
+    full_name: user.full_name,
     role: user.role,
     disabled: user.disabled_at !== null,
     created_at: user.created_at.toISOString(),
@@ -125,7 +128,12 @@ const Name = Type.String({ maxLength: 320 })
 const Password = Type.String({ maxLength: 1024 })
 
 export const Registration = Type.Object(
-  { username: Name, password: Password, email: Type.Optional(Type.String({ maxLength: 320 })) },
+  {
+    username: Name,
+    password: Password,
+    email: Type.Optional(Type.String({ maxLength: 320 })),
+    full_name: Type.Optional(Type.String({ maxLength: 1000 })),
+  },
   strict,
 )
 export const Login = Type.Object(

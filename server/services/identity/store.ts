@@ -1,6 +1,7 @@
 import type { Queryable, Tx } from '#platform/database/pool.ts'
+import type { UserRole } from '#platform/http/guard.ts'
 
-export type Role = 'user' | 'admin'
+export type Role = UserRole
 
 export interface UserRow {
   id: string
@@ -8,6 +9,7 @@ export interface UserRow {
   username: string
   name: string
   email: string
+  full_name: string | null
   role: Role
   disabled_at: Date | null
   password_changed_at: Date
@@ -50,7 +52,7 @@ export interface ApiKeyRow {
 }
 
 const userColumns =
-  'u.id, u.number, u.username, u.name, u.email, u.role, u.disabled_at, u.password_changed_at, u.created_at'
+  'u.id, u.number, u.username, u.name, u.email, u.full_name, u.role, u.disabled_at, u.password_changed_at, u.created_at'
 const sessionColumns = 's.id, s.token, s.user_id, s.generation, s.rotated_at, s.expires_at'
 
 // ── users ──

@@ -11,6 +11,7 @@
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import { type CryptoKey, type JWTVerifyResult, errors as joseErrors, jwtVerify, SignJWT } from 'jose'
 import { errors as platformErrors } from '#platform/errors.ts'
+import { userRoles } from '#platform/http/guard.ts'
 import { isId } from './names.ts'
 import { type SigningKeys, signingAlgorithm } from './signing-keys.ts'
 import type { Role } from './store.ts'
@@ -80,7 +81,7 @@ function understand({ payload, protectedHeader }: JWTVerifyResult) {
   )
   const { sub, sid, name, role, num } = payload
   const isOurs = kind && isId(sub) && isId(sid) && typeof name === 'string' && typeof num === 'number'
-  if (!isOurs || (role !== 'user' && role !== 'admin')) throw platformErrors.unauthenticated()
+  if (!isOurs || !userRoles.some(known => known === role)) throw platformErrors.unauthenticated()
   return {
     kind,
     subject: { userId: sub, sessionId: sid, name, role: role as Role, number: num },

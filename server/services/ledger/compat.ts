@@ -15,13 +15,7 @@ import type { Transfer } from './types.ts'
 
 export interface CompatDeps extends RequestRules {
   ledger: Ledger
-  identity: Pick<IdentityService, 'login' | 'renew'> & {
-    registerOnly(wish: {
-      username: string
-      password: string
-      email?: string
-    }): ReturnType<IdentityService['registerOnly']>
-  }
+  identity: Pick<IdentityService, 'registerOnly' | 'login' | 'renew'>
 }
 
 const tags = ['old contract: bank']
@@ -46,15 +40,15 @@ function addUsers(app: HttpApp, { identity }: CompatDeps) {
         body: Type.Object({
           username: Type.String({ pattern: '^[A-Za-z0-9]+$' }),
           password: Type.String({ minLength: 6, maxLength: 1024 }),
-          full_name: Type.String({ minLength: 1, maxLength: 200 }),
+          full_name: Type.String({ maxLength: 1000 }),
           email: Type.String({ format: 'email' }),
         }),
       },
     },
     async request => {
       const { username, password, email, full_name: fullName } = request.body
-      const user = await withStatus(identity.registerOnly({ username, password, email }), { 409: 403 })
-      return showUser({ ...user, email }, fullName)
+      const user = await withStatus(identity.registerOnly({ username, password, email, fullName }), { 409: 403 })
+      return showUser(user)
     },
   )
 
@@ -78,7 +72,7 @@ function addUsers(app: HttpApp, { identity }: CompatDeps) {
         access_token_expires_at: grant.accessTokenExpiresAt.toISOString(),
         refresh_token: grant.refreshToken,
         refresh_token_expires_at: grant.refreshTokenExpiresAt.toISOString(),
-        user: showUser(grant.user, ''),
+        user: showUser(grant.user),
       }
     },
   )
@@ -106,10 +100,10 @@ function addUsers(app: HttpApp, { identity }: CompatDeps) {
 
 type User = Awaited<ReturnType<CompatDeps['identity']['registerOnly']>>
 
-function showUser(user: User, fullName: string) {
+function showUser(user: User) {
   return {
     username: user.name,
-    full_name: fullName,
+    full_name: user.full_name ?? '',
     email: user.email,
     password_changed_at: user.password_changed_at.toISOString(),
     created_at: user.created_at.toISOString(),

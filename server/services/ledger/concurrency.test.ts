@@ -1,11 +1,10 @@
-/** Many writers in two processes, beside a ledger in memory that only knows what was answered. */
+/** Many writers in two processes, each test for one rule. writers.test.ts has them do everything at once. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { type Answer, makeTestLedger, type TestUser } from './test-support.ts'
+import { type Answer, makeTestLedger, outcomesOf, type TestUser } from './test-support.ts'
 
 const ledger = await makeTestLedger({ poolMax: 20 })
 const other = await ledger.another()
-const writers = 64
 let users = 0
 const newUser = () => ledger.user(`user${++users}`)
 
@@ -113,160 +112,41 @@ test('a transfer is reversed once, however many ask', async () => {
   assert.deepEqual(await stateOf(from), [100, 0, 0])
 })
 
-/** A small seeded generator (mulberry32), so that a failure can be had again. */
-function makeRandom(seed: number) {
-  let state = seed
-  const next = () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1)
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61)
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
-  return {
-    below: (n: number) => Math.floor(next() * n),
-    pick: <T>(items: readonly T[]) => items[Math.floor(next() * items.length)]!,
-  }
-}
-
-interface ModelAccount {
-  id: string
-  user: TestUser
-  balance: number
-  pendingIn: number
-  pendingOut: number
-}
-
-interface ModelHold {
-  id: string
-  from: ModelAccount
-  to: ModelAccount
-  amount: number
-}
-
-/** Only what was answered with success is booked here. */
-function makeModel(accounts: ModelAccount[]) {
-  const holds: ModelHold[] = []
-  const posted: { id: string; from: ModelAccount; to: ModelAccount; amount: number }[] = []
-  return {
-    accounts,
-    holds,
-    posted,
-    book(id: string, from: ModelAccount, to: ModelAccount, amount: number) {
-      from.balance -= amount
-      to.balance += amount
-      posted.push({ id, from, to, amount })
-    },
-    setAside(hold: ModelHold) {
-      hold.from.pendingOut += hold.amount
-      hold.to.pendingIn += hold.amount
-      holds.push(hold)
-    },
-    release(hold: ModelHold) {
-      hold.from.pendingOut -= hold.amount
-      hold.to.pendingIn -= hold.amount
-      holds.splice(holds.indexOf(hold), 1)
-    },
-  }
-}
-
-const refusals = new Set([
-  'insufficient_funds',
-  'hold_already_posted',
-  'hold_already_voided',
-  'already_reversed',
-  'hold_amount_exceeded',
-])
-
-for (const seed of [1, 2, 3]) {
-  test(`${writers} writers at random leave what the answers say (seed ${seed})`, async () => {
-    const random = makeRandom(seed)
-    const accounts = await all(12, async (): Promise<ModelAccount> => {
-      const user = newUser()
-      return { id: await user.open(500), user, balance: 500, pendingIn: 0, pendingOut: 0 }
-    })
-    const model = makeModel(accounts)
-    const seen: Answer[] = []
-
-    async function transferOne(from: ModelAccount, to: ModelAccount, n: number) {
-      const amount = 1 + random.below(200)
-      const pending = random.below(4) === 0
-      const key = random.below(2) === 0 ? `${seed}-${n}-${random.below(1e9)}` : undefined
-      const body = { ...usd(from.id, to.id, amount), ...(pending && { pending }) }
-      const answer = await anywhere(from.user, random.below(2)).post('/v1/transfers', body, key)
-      seen.push(answer)
-      if (answer.status !== 201) return
-      if (pending) model.setAside({ id: answer.body.id, from, to, amount })
-      else model.book(answer.body.id, from, to, amount)
-      if (!key) return
-      const again = await anywhere(from.user, random.below(2)).post('/v1/transfers', body, key)
-      assert.equal(again.text, answer.text)
-    }
-
-    async function settleOne() {
-      const hold = random.pick(model.holds)
-      const verb = random.pick(['post', 'void'])
-      const amount = random.below(2) === 0 ? undefined : 1 + random.below(hold.amount + 10)
-      const body = verb === 'post' && amount !== undefined ? { amount: String(amount) } : undefined
-      const answer = await anywhere(hold.to.user, random.below(2)).post(`/v1/transfers/${hold.id}/${verb}`, body)
-      seen.push(answer)
-      if (answer.status >= 300) return
-      model.release(hold)
-      if (verb === 'post') model.book(answer.body.id, hold.from, hold.to, Number(answer.body.amount))
-    }
-
-    async function reverseOne() {
-      const { id, from, to, amount } = random.pick(model.posted)
-      const answer = await anywhere(to.user, random.below(2)).post(`/v1/transfers/${id}/reverse`)
-      if (codeOf(answer) === 'not_reversible') return
-      seen.push(answer)
-      if (answer.status === 201) model.book(answer.body.id, to, from, amount)
-    }
-
-    async function chain(from: ModelAccount, to: ModelAccount) {
-      const amounts = Array.from({ length: 2 + random.below(3) }, () => 1 + random.below(150))
-      const transfers = amounts.map((amount, index) => ({
-        ...usd(from.id, to.id, amount),
-        linked: index < amounts.length - 1,
-      }))
-      const { body } = await anywhere(from.user, random.below(2)).post('/v1/transfers/batch', { transfers })
-      const made = body.outcomes.filter((outcome: { id?: string }) => outcome.id)
-      assert.ok(made.length === 0 || made.length === amounts.length, 'a chain stands or falls as a whole')
-      for (const [index, { id }] of made.entries()) model.book(id, from, to, amounts[index]!)
-    }
-
-    await all(writers, async n => {
-      for (let step = 0; step < 12; step++) {
-        const from = random.pick(accounts)
-        const to = random.pick(accounts.filter(account => account !== from))
-        const dice = random.below(10)
-        if (dice < 2 && model.holds.length > 0) await settleOne()
-        else if (dice < 3 && model.posted.length > 0) await reverseOne()
-        else if (dice < 4) await chain(from, to)
-        else await transferOne(from, to, n * 100 + step)
-      }
-    })
-
-    for (const answer of seen) assert.ok(answer.status < 300 || refusals.has(codeOf(answer)), answer.text)
-    for (const account of accounts) {
-      assert.deepEqual(await stateOf(account.id), [account.balance, account.pendingIn, account.pendingOut])
-      assert.ok(account.balance - account.pendingOut >= 0)
-    }
-    await assertStored(
-      model.posted.map(one => one.id),
-      accounts,
-    )
-    await ledger.assertSound()
-  })
-}
-
-/** What was acknowledged is there once; nothing else is. */
-async function assertStored(ids: string[], accounts: ModelAccount[]) {
-  const { rows } = await ledger.db.query<{ id: number }>(
-    `select id from ledger.transfers where kind <> 'deposit' and from_id = any($1) order by id`,
-    [accounts.map(account => Number(account.id))],
-  )
+test('one key twice in a batch is one transfer; with another body the second is told', async () => {
+  const [ann, bob] = [newUser(), newUser()]
+  const [from, to] = [await ann.open(1000), await bob.open(0)]
+  const line = { ...usd(from, to, 7), idempotency_key: 'twice' }
+  const transfers = [line, line, { ...line, amount: '8' }, { ...line, linked: true }, usd(from, to, 1)]
+  const answers = await all(32, n => anywhere(ann, n).post('/v1/transfers/batch', { transfers: transfers.slice(0, 3) }))
+  const [first, ...rest] = answers.map(answer => outcomesOf(answer))
   assert.deepEqual(
-    rows.map(row => row.id),
-    ids.map(Number).sort((a, b) => a - b),
+    first!.map(outcome => outcome.code),
+    ['posted', 'posted', 'idempotency_key_reused'],
   )
-}
+  assert.equal(first![0]!.id, first![1]!.id)
+  for (const others of rest) assert.deepEqual(others, first)
+  // Linked, it is another body: its chain fails, and what follows in it with it.
+  const chained = await ann.post('/v1/transfers/batch', { transfers: transfers.slice(3) })
+  assert.deepEqual(
+    outcomesOf(chained).map(outcome => outcome.code),
+    ['idempotency_key_reused', 'chain_failed'],
+  )
+  assert.deepEqual(await stateOf(to), [7, 0, 0])
+})
+
+test('batches that name the same accounts in opposite orders do not stop one another', async () => {
+  const [ann, bob] = [newUser(), newUser()]
+  const places = [...Array(8).keys()]
+  const ones = await all(8, n => ann.open(1000, { name: `${n}` }))
+  const twos = await all(8, n => bob.open(1000, { name: `${n}` }))
+  const there = places.map(n => usd(ones[n]!, twos[7 - n]!, 1))
+  const back = places.map(n => usd(twos[n]!, ones[7 - n]!, 1)).reverse()
+  const answers = await all(64, n => {
+    const [user, transfers] = n % 4 < 2 ? [ann, there] : [bob, back]
+    return anywhere(user, n).post('/v1/transfers/batch', { transfers })
+  })
+  for (const answer of answers) for (const { code } of outcomesOf(answer)) assert.equal(code, 'posted')
+  for (const account of [...ones, ...twos]) assert.deepEqual(await stateOf(account), [1000, 0, 0])
+})
+
+test('after all of it the books are in order', () => ledger.assertSound())

@@ -150,7 +150,8 @@ function chainLines(lines: readonly unknown[]): number[][] {
   return chains
 }
 
-function readLine(
+/** @throws what toTransferOrder does, bad_line_key, chain_open */
+export function readLine(
   rules: RequestRules,
   given: {
     lines: readonly unknown[]

@@ -1,30 +1,18 @@
 import { Readable } from 'node:stream'
 import type { FastifyRequest } from 'fastify'
 import { Type } from 'typebox'
-import { decodeCursor, encodeCursor } from '#platform/http/cursor.ts'
 import { callerOf } from '#platform/http/guard.ts'
 import { idempotencyKeyOf } from '#platform/http/idempotency.ts'
 import type { HttpApp } from '#platform/http/server.ts'
+import type { Calls } from './calls.ts'
 import { errors } from './errors.ts'
-import { toStoredKey } from './keys.ts'
-import { type Ledger, type Sides, showEntry, systemOwner } from './ledger.ts'
-import { parseAmount, parseFloor, parseId } from './money.ts'
-import {
-  type RequestRules,
-  readBatch,
-  readCurrency,
-  readMetadata,
-  readText,
-  toActor,
-  toTransferOrder,
-} from './requests.ts'
+import type { Ledger } from './ledger.ts'
 import * as shapes from './shapes.ts'
 import { writeStatement } from './statement.ts'
-import type { Order } from './types.ts'
 
-const read = { access: 'user', scope: 'ledger:read' } as const
-const write = { access: 'user', scope: 'ledger:write' } as const
-const bank = { access: 'admin', scope: 'ledger:bank' } as const
+export const read = { access: 'user', scope: 'ledger:read' } as const
+export const write = { access: 'user', scope: 'ledger:write' } as const
+export const bank = { access: 'banker', scope: 'ledger:bank' } as const
 /** 8,000 lines with keys and some metadata. */
 const batchBytesMax = 8 * 1024 * 1024
 
@@ -55,19 +43,20 @@ const TransferBody = bodyOf({
   timeout_seconds: given('How long it is set aside.', 3600),
 })
 
-export interface LedgerRoutesDeps extends RequestRules {
-  ledger: Ledger
+export interface LedgerRoutesDeps {
+  calls: Calls
+  ledger: Pick<Ledger, 'listEntries'>
 }
 
 export function addRoutes(app: HttpApp, deps: LedgerRoutesDeps) {
-  addAccounts(app, deps)
+  addAccounts(app, deps.calls)
   addStatements(app, deps)
-  addTransfers(app, deps)
-  addHolds(app, deps)
-  addBanking(app, deps)
+  addTransfers(app, deps.calls)
+  addHolds(app, deps.calls)
+  addBanking(app, deps.calls)
 }
 
-function addAccounts(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
+function addAccounts(app: HttpApp, calls: Calls) {
   const tags = ['accounts']
 
   app.get(
@@ -84,7 +73,7 @@ function addAccounts(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
         },
       },
     },
-    async () => ({ currencies: [...ledger.currencies].map(([code, exponent]) => ({ code, exponent })) }),
+    async () => ({ currencies: calls.listCurrencies() }),
   )
 
   app.post(
@@ -109,26 +98,16 @@ function addAccounts(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
       },
     },
     async (request, reply) => {
-      const caller = callerOf(request)
-      const { body } = request
-      const floor = parseFloor(body.floor ?? '0')
-      if (floor < 0n && caller.role !== 'admin') throw errors.overdraftNotYours()
-      const wish = {
-        currency: readCurrency(rules, body.currency),
-        name: readText(body.name, 'name'),
-        floor,
-        metadata: readMetadata(body.metadata),
-      }
-      const account = await ledger.openAccount({ caller, key: idempotencyKeyOf(request), wish })
+      const account = await calls.openAccount({ ...writeOf(request), ...request.body })
       reply.header('location', `/v1/accounts/${account.id}`)
-      return reply.status(201).send(shapes.showAccount(account, ledger.currencies))
+      return reply.status(201).send(account)
     },
   )
 
   app.get(
     '/v1/accounts/:id',
     { config: read, schema: { tags, summary: 'An account', params: byId, response: { 200: shapes.Account } } },
-    async request => shapes.showAccount(await accountOf(ledger, request), ledger.currencies),
+    async request => calls.getAccount(callerOf(request), request.params.id),
   )
 
   app.get(
@@ -145,16 +124,7 @@ function addAccounts(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
         response: { 200: Type.Object({ accounts: Type.Array(shapes.Account), next_cursor: nextCursor }) },
       },
     },
-    async request => {
-      const caller = callerOf(request)
-      const { cursor, limit, system } = request.query
-      const owner = system && caller.role === 'admin' ? systemOwner : caller.userId
-      const rows = await ledger.listAccounts({ owner, after: numberOf(cursor) ?? 0, limit })
-      return {
-        accounts: rows.map(row => shapes.showAccount(row, ledger.currencies)),
-        next_cursor: rows.length === limit ? encodeCursor([rows.at(-1)!.id]) : null,
-      }
-    },
+    async request => calls.listAccounts(callerOf(request), request.query),
   )
 
   app.post(
@@ -163,15 +133,11 @@ function addAccounts(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
       config: write,
       schema: { tags, summary: 'Close an empty account', params: byId, response: { 200: shapes.Account } },
     },
-    async request => {
-      const id = parseId(request.params.id, 'id')
-      const closed = await ledger.closeAccount({ caller: callerOf(request), key: idempotencyKeyOf(request), id })
-      return shapes.showAccount(closed, ledger.currencies)
-    },
+    async request => calls.closeAccount({ ...writeOf(request), id: request.params.id }),
   )
 }
 
-function addStatements(app: HttpApp, { ledger }: LedgerRoutesDeps) {
+function addStatements(app: HttpApp, { calls, ledger }: LedgerRoutesDeps) {
   const tags = ['statements']
 
   app.get(
@@ -187,15 +153,9 @@ function addStatements(app: HttpApp, { ledger }: LedgerRoutesDeps) {
       },
     },
     async request => {
-      const account = await accountOf(ledger, request)
       const { cursor, limit } = request.query
-      const { after, upTo } = await ledger.rangeOf({ accountId: account.id, ...rangeOf(request.query) })
-      const start = Math.max(after, numberOf(cursor) ?? 0)
-      const rows = await ledger.listEntries({ accountId: account.id, after: start, upTo, limit })
-      return {
-        entries: rows.map(showEntry),
-        next_cursor: rows.length === limit ? encodeCursor([rows.at(-1)!.version]) : null,
-      }
+      const range = rangeOf(request.query)
+      return calls.listEntries(callerOf(request), { id: request.params.id, ...range, cursor, limit })
     },
   )
 
@@ -217,11 +177,7 @@ function addStatements(app: HttpApp, { ledger }: LedgerRoutesDeps) {
         },
       },
     },
-    async request => {
-      const account = await accountOf(ledger, request)
-      const at = timeOf(request.query.at)
-      return { ...(await ledger.balanceAt({ accountId: account.id, at })), at: at.toISOString() }
-    },
+    async request => calls.getBalanceAt(callerOf(request), { id: request.params.id, at: timeOf(request.query.at) }),
   )
 
   app.get(
@@ -237,18 +193,17 @@ function addStatements(app: HttpApp, { ledger }: LedgerRoutesDeps) {
       },
     },
     async (request, reply) => {
-      const account = await accountOf(ledger, request)
-      const between = await ledger.rangeOf({ accountId: account.id, ...rangeOf(request.query) })
-      const upTo = Math.min(between.upTo ?? account.version, account.version)
-      const lines = writeStatement(ledger, { accountId: account.id, after: between.after, upTo })
+      const range = { id: request.params.id, ...rangeOf(request.query) }
+      const statement = await calls.findStatement(callerOf(request), range)
+      const lines = writeStatement(ledger, statement)
       reply.type('text/csv; charset=utf-8')
-      reply.header('content-disposition', `attachment; filename="account-${account.id}.csv"`)
+      reply.header('content-disposition', `attachment; filename="account-${statement.accountId}.csv"`)
       return reply.send(Readable.from(lines) as never)
     },
   )
 }
 
-function addTransfers(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
+function addTransfers(app: HttpApp, calls: Calls) {
   const tags = ['transfers']
 
   app.post(
@@ -263,12 +218,8 @@ function addTransfers(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
         response: { 201: shapes.TransferShape },
       },
     },
-    async (request, reply) => {
-      const caller = callerOf(request)
-      const order = toTransferOrder(rules, { body: request.body, caller, key: idempotencyKeyOf(request) })
-      const done = await ledger.submit(order)
-      return reply.status(201).send(shapes.showDone(shapes.asMade(done), { from: true, to: false }))
-    },
+    async (request, reply) =>
+      reply.status(201).send(await calls.createTransfer({ ...writeOf(request), body: request.body })),
   )
 
   app.post(
@@ -298,21 +249,15 @@ function addTransfers(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
         response: { 200: Type.Object({ outcomes: Type.Array(shapes.LineOutcome) }) },
       },
     },
-    async request => {
-      const { transfers: lines } = request.body
-      const batch = readBatch(rules, { lines, caller: callerOf(request), key: idempotencyKeyOf(request) })
-      const done = batch.chains.length > 0 ? await ledger.submitMany(batch.chains) : []
-      return { outcomes: batch.outcomes(done).map(shapes.showOutcome) }
-    },
+    async request => ({
+      outcomes: await calls.createTransfers({ ...writeOf(request), lines: request.body.transfers }),
+    }),
   )
 
   app.get(
     '/v1/transfers/:id',
     { config: read, schema: { tags, summary: 'A transfer', params: byId, response: { 200: shapes.TransferShape } } },
-    async request => {
-      const { done, sides } = await ledger.getTransfer(callerOf(request), parseId(request.params.id, 'id'))
-      return shapes.showDone(done, sides)
-    },
+    async request => calls.getTransfer(callerOf(request), request.params.id),
   )
 
   app.get(
@@ -327,19 +272,7 @@ function addTransfers(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
         response: { 200: Type.Object({ transfers: Type.Array(shapes.TransferShape), next_cursor: nextCursor }) },
       },
     },
-    async request => {
-      const { id } = await accountOf(ledger, request)
-      const { cursor, limit } = request.query
-      const version = numberOf(cursor)
-      const before = version === undefined ? undefined : { version }
-      const rows = await ledger.listTransfers({ accountId: id, before, limit })
-      return {
-        transfers: rows.map(({ transfer }) =>
-          shapes.showTransfer(transfer, { from: transfer.fromId === id, to: transfer.toId === id }),
-        ),
-        next_cursor: rows.length === limit ? encodeCursor([rows.at(-1)!.version]) : null,
-      }
-    },
+    async request => calls.listTransfers(callerOf(request), { ...request.query, id: request.params.id }),
   )
 
   app.post(
@@ -358,14 +291,13 @@ function addTransfers(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
       },
     },
     async (request, reply) => {
-      const transferId = parseId(request.params.id, 'id')
-      const order = { type: 'reversal', transferId, metadata: readMetadata(request.body?.metadata) } as const
-      return reply.status(201).send(await submitAbout(ledger, request, order))
+      const asked = { id: request.params.id, metadata: request.body?.metadata }
+      return reply.status(201).send(await calls.reverseTransfer({ ...writeOf(request), ...asked }))
     },
   )
 }
 
-function addHolds(app: HttpApp, { ledger }: LedgerRoutesDeps) {
+function addHolds(app: HttpApp, calls: Calls) {
   const tags = ['holds']
 
   app.get(
@@ -380,19 +312,7 @@ function addHolds(app: HttpApp, { ledger }: LedgerRoutesDeps) {
         response: { 200: Type.Object({ holds: Type.Array(shapes.TransferShape), next_cursor: nextCursor }) },
       },
     },
-    async request => {
-      const { id } = await accountOf(ledger, request)
-      const { cursor, limit } = request.query
-      const holds = await ledger.listHolds({
-        accountId: id,
-        before: numberOf(cursor) ?? Number.MAX_SAFE_INTEGER,
-        limit,
-      })
-      return {
-        holds: holds.map(shapes.showHold),
-        next_cursor: holds.length === limit ? encodeCursor([holds.at(-1)!.id]) : null,
-      }
-    },
+    async request => calls.listHolds(callerOf(request), { ...request.query, id: request.params.id }),
   )
 
   app.post(
@@ -411,10 +331,8 @@ function addHolds(app: HttpApp, { ledger }: LedgerRoutesDeps) {
       },
     },
     async (request, reply) => {
-      const holdId = parseId(request.params.id, 'id')
-      const asked = request.body?.amount
-      const order = { type: 'post', holdId, amount: asked === undefined ? null : parseAmount(asked) } as const
-      return reply.status(201).send(await submitAbout(ledger, request, order))
+      const asked = { id: request.params.id, amount: request.body?.amount }
+      return reply.status(201).send(await calls.postTransfer({ ...writeOf(request), ...asked }))
     },
   )
 
@@ -424,14 +342,13 @@ function addHolds(app: HttpApp, { ledger }: LedgerRoutesDeps) {
       config: write,
       schema: { tags, summary: 'Let go of what is pending', params: byId, response: { 200: shapes.TransferShape } },
     },
-    async request => submitAbout(ledger, request, { type: 'void', holdId: parseId(request.params.id, 'id') }),
+    async request => calls.voidTransfer({ ...writeOf(request), id: request.params.id }),
   )
 }
 
-function addBanking(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
+function addBanking(app: HttpApp, calls: Calls) {
   const tags = ['banking']
   const fields = { amount, currency: given('ISO 4217, or a unit declared here.', 'USD'), metadata }
-  const both: Sides = { from: true, to: true }
 
   app.post(
     '/v1/deposits',
@@ -444,11 +361,7 @@ function addBanking(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
         response: { 201: shapes.TransferShape },
       },
     },
-    async (request, reply) => {
-      const from = await ledger.cashAccount(readCurrency(rules, request.body.currency))
-      const order = readBanking(request, { ...request.body, from: String(from) }, 'deposit')
-      return reply.status(201).send(shapes.showDone(shapes.asMade(await ledger.submit(order)), both))
-    },
+    async (request, reply) => reply.status(201).send(await calls.deposit({ ...writeOf(request), body: request.body })),
   )
 
   app.post(
@@ -462,40 +375,12 @@ function addBanking(app: HttpApp, { ledger, ...rules }: LedgerRoutesDeps) {
         response: { 201: shapes.TransferShape },
       },
     },
-    async (request, reply) => {
-      const to = await ledger.cashAccount(readCurrency(rules, request.body.currency))
-      const order = readBanking(request, { ...request.body, to: String(to) }, 'withdrawal')
-      return reply.status(201).send(shapes.showDone(shapes.asMade(await ledger.submit(order)), both))
-    },
+    async (request, reply) => reply.status(201).send(await calls.withdraw({ ...writeOf(request), body: request.body })),
   )
-
-  function readBanking(request: FastifyRequest, body: object, kind: 'deposit' | 'withdrawal'): Order {
-    const order = toTransferOrder(rules, { body, caller: callerOf(request), key: idempotencyKeyOf(request) })
-    return { ...order, kind }
-  }
 }
 
-type About =
-  | { type: 'post'; holdId: number; amount: bigint | null }
-  | { type: 'void'; holdId: number }
-  | { type: 'reversal'; transferId: number; metadata: string | null }
-
-/** Carries out what concerns an earlier transfer. */
-async function submitAbout(ledger: Ledger, request: FastifyRequest, about: About) {
-  const caller = callerOf(request)
-  const done = await ledger.submit({ ...about, actor: toActor(caller), key: toStoredKey(idempotencyKeyOf(request)) })
-  return shapes.showDone(done, await ledger.sidesOf(caller, 'transfer' in done ? done.transfer : done.hold))
-}
-
-function accountOf(ledger: Ledger, request: FastifyRequest) {
-  return ledger.getAccount(callerOf(request), parseId((request.params as { id: string }).id, 'id'))
-}
-
-/** @throws bad_cursor */
-function numberOf(cursor: string | undefined): number | undefined {
-  const isNumber = (values: readonly unknown[]): values is [number] =>
-    values.length === 1 && Number.isSafeInteger(values[0])
-  return decodeCursor(cursor, isNumber)?.[0]
+function writeOf(request: FastifyRequest) {
+  return { caller: callerOf(request), key: idempotencyKeyOf(request) }
 }
 
 function rangeOf({ from, to }: { from?: string; to?: string }) {

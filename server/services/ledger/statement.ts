@@ -12,20 +12,30 @@ const columns = [
   'currency',
 ] as const
 
-/** The entries of an account as CSV (RFC 4180), a page at a time as the reader takes them. No field needs quotes. */
-export async function* writeStatement(
-  ledger: Pick<Ledger, 'listEntries'>,
-  given: { accountId: number; after: number; upTo: number },
-): AsyncGenerator<string> {
-  yield `${columns.join(',')}\r\n`
-  let { after } = given
-  while (after < given.upTo) {
-    const rows = await ledger.listEntries({ ...given, after, limit: pageMax })
+/** Which entries a statement has: those numbered above `after`, up to `upTo`. */
+export interface Statement {
+  accountId: number
+  after: number
+  upTo: number
+}
+
+/** A statement's entries, a page at a time as the reader takes them. */
+export async function* readStatement(ledger: Pick<Ledger, 'listEntries'>, statement: Statement) {
+  let { after } = statement
+  while (after < statement.upTo) {
+    const rows = await ledger.listEntries({ ...statement, after, limit: pageMax })
     if (rows.length === 0) return
     after = rows.at(-1)!.version
-    yield rows
-      .map(showEntry)
-      .map(entry => `${columns.map(column => entry[column]).join(',')}\r\n`)
-      .join('')
+    yield rows.map(showEntry)
   }
+}
+
+/** The same as CSV (RFC 4180). No field needs quotes. */
+export async function* writeStatement(
+  ledger: Pick<Ledger, 'listEntries'>,
+  statement: Statement,
+): AsyncGenerator<string> {
+  yield `${columns.join(',')}\r\n`
+  for await (const entries of readStatement(ledger, statement))
+    yield entries.map(entry => `${columns.map(column => entry[column]).join(',')}\r\n`).join('')
 }

@@ -1,8 +1,9 @@
 /** A ledger on a database of its own, behind HTTP, for callers who say by themselves who they are. */
 import assert from 'node:assert/strict'
 import { makeBus } from '#platform/bus.ts'
-import { type Database, makeDatabase } from '#platform/database/pool.ts'
-import type { Caller } from '#platform/http/guard.ts'
+import { type Database, makeDatabase, sqlState } from '#platform/database/pool.ts'
+import { isAppError } from '#platform/errors.ts'
+import type { Caller, UserRole } from '#platform/http/guard.ts'
 import { makeRateLimiter } from '#platform/http/rate-limit.ts'
 import { makeHttp } from '#platform/http/server.ts'
 import { makeJobs } from '#platform/jobs/jobs.ts'
@@ -14,6 +15,8 @@ import { atEnd } from '../../../test/support/at-end.ts'
 import { makeTestDatabase } from '../../../test/support/database.ts'
 import { extendChain } from './chain.ts'
 import { makeLedgerService } from './index.ts'
+import { assertBooks } from './test-kit.ts'
+import { type Call, type Model, toHttp } from './testing.ts'
 import { verify } from './verify.ts'
 
 export interface Answer {
@@ -42,13 +45,23 @@ const noIdentity: ReturnType<MakeIdentity> = {
 
 type MakeIdentity = (db: Database) => Pick<IdentityService, 'registerOnly' | 'login' | 'renew' | 'authenticate'>
 
-/** @param options.poolMax connections of the process; @param options.work whether holds expire by themselves */
-export async function makeTestLedger(options: { poolMax?: number; work?: boolean; identity?: MakeIdentity } = {}) {
+export interface TestLedgerOptions {
+  /** Connections of the process. */
+  poolMax?: number
+  /** Whether holds expire by themselves. */
+  work?: boolean
+  identity?: MakeIdentity
+  /** Unix milliseconds; by default the machine's, which `time.offsetMs` puts forward. */
+  clock?: () => number
+}
+
+export async function makeTestLedger(options: TestLedgerOptions = {}) {
   const { db, url } = await makeTestDatabase({ poolMax: options.poolMax ?? 10 })
   const time = { offsetMs: 0 }
-  const clock = () => Date.now() + time.offsetMs
+  const clock = options.clock ?? (() => Date.now() + time.offsetMs)
   const identity = options.identity?.(db)
-  const main = await makeProcess({ db, clock, work: options.work ?? false, identity })
+  const deadlocks = { count: 0 }
+  const main = await makeProcess({ db: withCount(db, deadlocks), clock, work: options.work ?? false, identity })
   const admin = main.user('the-bank', 'admin')
   return {
     ...main,
@@ -56,17 +69,34 @@ export async function makeTestLedger(options: { poolMax?: number; work?: boolean
     url,
     time,
     admin,
+    banker: main.user('the-banker', 'banker'),
     /** Another Capstan on the same database. */
     async another(faults: Faults = {}) {
       const own = makeDatabase({ url, poolMax: 5, log: silentLog, applicationName: `capstan:${process.pid}` })
       atEnd(() => own.close())
-      return makeProcess({ db: withFaults(own, faults), clock, work: false })
+      return makeProcess({ db: withFaults(withCount(own, deadlocks), faults), clock, work: false })
     },
-    /** All money, all versions, all links. */
+    /** All money, all versions, all links, and no two transactions that waited for one another. */
     async assertSound() {
+      assert.equal(deadlocks.count, 0)
       while ((await extendChain(db)) > 0);
       const { findings } = await verify(db)
       assert.deepEqual(findings, [])
+      await assertBooks(async text => (await db.query(text)).rows as never)
+    },
+    /** Accounts and holds stand as they do in memory. */
+    async assertLike(model: Model) {
+      for (const account of model.accounts()) {
+        const { body } = await admin.get(`/v1/accounts/${account.id}`)
+        const { balance, pendingIn, pendingOut, version, status } = account
+        assert.deepEqual(
+          [body.balance, body.pending_in, body.pending_out, body.version, body.status],
+          [String(balance), String(pendingIn), String(pendingOut), version, status],
+          `account ${account.id}`,
+        )
+      }
+      for (const { id, status } of model.holds())
+        assert.equal((await admin.get(`/v1/transfers/${id}`)).body.status, status, `hold ${id}`)
     },
   }
 }
@@ -81,14 +111,32 @@ export interface Faults {
 function withFaults(db: Database, { withoutLocks, beforeCommit }: Faults): Database {
   return {
     ...db,
-    tx: run =>
+    tx: (run, options) =>
       db.tx(async tx => {
         const query: typeof tx.query = (text, ...rest) =>
           tx.query(withoutLocks ? text.replace(' for no key update', '') : text, ...rest)
         const result = await run({ ...tx, query })
         await beforeCommit?.()
         return result
-      }),
+      }, options),
+  }
+}
+
+const deadlockDetected = '40P01'
+
+/** A transaction that PostgreSQL ended for a deadlock is tried again: nobody would know but by the time it took. */
+function withCount(db: Database, deadlocks: { count: number }): Database {
+  return {
+    ...db,
+    tx: (run, options) =>
+      db.tx(tx => {
+        const query: typeof tx.query = (...given) =>
+          tx.query<never>(...given).catch(error => {
+            if (sqlState(error) === deadlockDetected) deadlocks.count++
+            throw error
+          })
+        return run({ ...tx, query })
+      }, options),
   }
 }
 
@@ -162,7 +210,7 @@ async function makeProcess(given: {
     return { status: answer.statusCode, body: isJson ? JSON.parse(answer.body) : undefined, text: answer.body }
   }
 
-  function user(name: string, role: 'user' | 'admin' = 'user', scopes?: string[]): TestUser {
+  function user(name: string, role: UserRole = 'user', scopes?: string[]): TestUser {
     const caller: Caller = { userId: `id of ${name}`, name, role, by: 'session', credentialId: '', scopes }
     const bank: Caller = { ...caller, userId: 'id of the-bank', name: 'the-bank', role: 'admin' }
     return {
@@ -183,5 +231,36 @@ async function makeProcess(given: {
     }
   }
 
-  return { service, app, jobs, source: sources[0]!, woken, send, user }
+  /** A call as the ledger in memory takes it, by `the-bank` or a user of that name. */
+  async function make({ by, key, wish }: Call): Promise<Answer> {
+    if (wish.type === 'expire') return expire(wish.hold)
+    const { url, body } = toHttp(wish)
+    return user(by, by === 'the-bank' ? 'admin' : 'user').post(url, body, key)
+  }
+
+  /** As the job of a hold does. */
+  async function expire(hold: string): Promise<Answer> {
+    try {
+      await service.submit({ type: 'expire', holdId: Number(hold), key: null })
+      return { status: 200, body: { status: 'expired', id: hold }, text: 'expired' }
+    } catch (error) {
+      if (!isAppError(error)) throw error
+      return { status: error.status, body: { code: error.code }, text: error.code }
+    }
+  }
+
+  return { service, app, jobs, source: sources[0]!, woken, send, user, make }
+}
+
+/** Of a call: what was made, in what state it is, or the code of the refusal. */
+export function outcomeOf({ body }: Answer): { code: string; id: string | undefined } {
+  return { code: body.code ?? body.status, id: body.id }
+}
+
+/** Of the lines of a batch. */
+export function outcomesOf({ body }: Answer): { code: string; id: string | undefined }[] {
+  return body.outcomes.map((line: { id?: string; status: string; error?: { code: string } }) => ({
+    code: line.error?.code ?? line.status,
+    id: line.id,
+  }))
 }
