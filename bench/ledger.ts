@@ -11,8 +11,8 @@ import { type LedgerServer, makeServer } from './ledger/server.ts'
 import { type Figure, interleave, type Line, printBound, printLines, type Sample } from './support/measure.ts'
 import { withFolder, withPostgres } from './support/servers.ts'
 
-const rounds = 5
-const seconds = 4
+const rounds = 3
+const seconds = 3
 const warmUpSeconds = 2
 const storedCount = 10_000_000
 

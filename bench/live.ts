@@ -14,6 +14,7 @@ import { makeHttp } from '../server/platform/http/server.ts'
 import { type Live, makeLive, type TopicSource } from '../server/platform/live/live.ts'
 import { silentLog } from '../server/platform/log.ts'
 import { makeMetrics } from '../server/platform/metrics.ts'
+import { pipelineCalls } from './support/live-caller.ts'
 import { type Crowd, clock, type Delivery, withCrowd } from './support/live-crowd.ts'
 import { figureOf, interleave, printBound, printHead, type Sample } from './support/measure.ts'
 import { withPostgres } from './support/servers.ts'
@@ -24,6 +25,8 @@ const messages = 1000
 /** Of the paced messages; a thousand followers make it 100,000 deliveries a second. */
 const pacedPerSecond = 100
 const batchMax = 256
+const calls = 100_000
+const callWindow = 256
 const idle = 10_000
 const idleRounds = 3
 const warmUp = 100
@@ -67,6 +70,7 @@ async function withServer<T>(db: Database, action: (server: Server) => Promise<T
   })
   const room = makeRoom(db, live)
   live.addSource(room.source)
+  live.addCall({ name: 'bench.echo', run: async (_caller, params) => params })
   await live.routes(http)
   await bus.start()
   await live.start()
@@ -175,6 +179,29 @@ async function benchFanOut(db: Database) {
   )
 }
 
+/** Calls that do nothing, from this same process: what the way there and back costs. */
+async function benchCalls(db: Database) {
+  await withServer(db, async ({ port }) => {
+    const paramsOf = (index: number) => `{"text":"A message as people write.","client_id":"${index}"}`
+    const measureCalls = async (): Promise<Sample> => {
+      const { errors, ...figures } = await pipelineCalls({
+        port,
+        token: 'bench',
+        call: 'bench.echo',
+        paramsOf,
+        count: calls,
+        window: callWindow,
+      })
+      if (Object.keys(errors).length > 0) throw new Error(`Calls failed: ${JSON.stringify(errors)}`)
+      return figures
+    }
+    const { pipelined } = await interleave({ pipelined: measureCalls }, rounds)
+    printHead('Live: calls over one connection')
+    printBound(`answered, ${callWindow} at once`, pipelined!.perSecond!, '/s', { atLeast: 20_000 })
+    printBound('call to answer, p99', pipelined!.p99!, 'ms', 100)
+  })
+}
+
 setFlagsFromString('--expose_gc')
 const collectGarbage = runInNewContext('gc') as () => void
 
@@ -232,6 +259,7 @@ export async function benchLive() {
     // First, as a process keeps the memory that it once had.
     await benchIdle(db)
     await benchFanOut(db)
+    await benchCalls(db)
     await db.close()
   })
 }

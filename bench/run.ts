@@ -1,4 +1,5 @@
 /** `make bench`, or `npm run bench jobs` for one of them. Prints Markdown tables; docs/benchmarks.md keeps them. */
+import { benchChat } from './chat.ts'
 import { benchJobs } from './jobs.ts'
 import { benchLedger } from './ledger.ts'
 import { benchLive } from './live.ts'
@@ -7,7 +8,8 @@ import { benchRuns } from './runs.ts'
 const benchmarks: Record<string, () => Promise<void>> = {
   jobs: benchJobs,
   runs: benchRuns,
-  ledger: () => benchLedger(),
+  ledger: benchLedger,
+  chat: benchChat,
   live: benchLive,
 }
 

@@ -10,8 +10,9 @@ import { type MigrationSet, migrate } from '#platform/database/migrate.ts'
 import { applicationPrefix, type Database, makeDatabase } from '#platform/database/pool.ts'
 import { errors } from '#platform/errors.ts'
 import { trackConnections } from '#platform/http/connections.ts'
-import type { Authenticate } from '#platform/http/guard.ts'
+import { asBearer } from '#platform/http/guard.ts'
 import { forgetOldKeys } from '#platform/http/idempotency.ts'
+import { makeOpenRoutes } from '#platform/http/open-routes.ts'
 import { addOperationRoutes, metricsScope } from '#platform/http/operations.ts'
 import { makeRateLimiter } from '#platform/http/rate-limit.ts'
 import { type HttpApp, makeHttp } from '#platform/http/server.ts'
@@ -20,6 +21,9 @@ import { addJobRoutes, jobScopes } from '#platform/jobs/routes.ts'
 import { makeLive } from '#platform/live/live.ts'
 import type { Log } from '#platform/log.ts'
 import { makeMetrics } from '#platform/metrics.ts'
+import { listenOn } from '#platform/rpc/port.ts'
+import { makeRpc } from '#platform/rpc/rpc.ts'
+import { chatScopes, chatSettings, makeChatService } from '#services/chat/index.ts'
 import { type IdentityService, identitySettings, makeIdentity } from '#services/identity/index.ts'
 import { ledgerScopes, ledgerSettings, makeLedgerService } from '#services/ledger/index.ts'
 import { makeRunnerService, runnerScopes, runnerSettings } from '#services/runner/index.ts'
@@ -31,6 +35,7 @@ export const migrationSets: readonly MigrationSet[] = [
   { name: 'platform', folder: path.join(here, 'platform/database/migrations') },
   { name: 'jobs', folder: path.join(here, 'platform/jobs/migrations') },
   { name: 'identity', folder: path.join(here, 'services/identity/migrations') },
+  { name: 'chat', folder: path.join(here, 'services/chat/migrations') },
   { name: 'ledger', folder: path.join(here, 'services/ledger/migrations') },
   { name: 'runner', folder: path.join(here, 'services/runner/migrations') },
 ]
@@ -39,10 +44,11 @@ export const migrationSets: readonly MigrationSet[] = [
 export const settingsTables = {
   platform: platformSettings,
   identity: identitySettings,
+  chat: chatSettings,
   ledger: ledgerSettings,
   runner: runnerSettings,
 } as const
-const allSettings = { ...platformSettings, ...identitySettings, ...ledgerSettings, ...runnerSettings }
+const allSettings = { ...platformSettings, ...identitySettings, ...chatSettings, ...ledgerSettings, ...runnerSettings }
 export type AllSettings = Settings<typeof allSettings>
 
 /** @throws SettingsError naming every wrong variable */
@@ -54,7 +60,7 @@ export const version = '0.1.0'
 export const roles = ['api', 'worker'] as const
 export type Role = (typeof roles)[number]
 /** identity is part of every process: the others need to know who calls. */
-export const services = ['runner', 'ledger'] as const
+export const services = ['runner', 'chat', 'ledger'] as const
 export type ServiceName = (typeof services)[number]
 
 export interface Opened {
@@ -108,7 +114,7 @@ export function makeIdentityOf(
     log,
     settings,
     platform: settings,
-    scopes: [...jobScopes, ...runnerScopes, ...ledgerScopes, metricsScope],
+    scopes: [...jobScopes, ...runnerScopes, ...chatScopes, ...ledgerScopes, metricsScope],
     secretsDir: path.resolve(settings.DATA_DIR),
   })
 }
@@ -116,6 +122,8 @@ export function makeIdentityOf(
 export interface App {
   http: HttpApp
   identity: IdentityService
+  /** Where gRPC is answered, once it has started; undefined where it is not. */
+  readonly grpcPort: number | undefined
   /** Why programs cannot be run here, where that is so. */
   runsUnavailable: string | undefined
   /** Starts to work and, in the role api, to listen. Answers the address. */
@@ -158,13 +166,20 @@ export async function makeApp(given: {
   })
   const jobs = makeJobs({ db: jobsDb, bus, log, metrics, keepDays: settings.JOBS_KEEP_DAYS })
   const identity = makeIdentityOf(opened, settings, log, bus)
+  const rateLimiter = makeRateLimiter({
+    name: 'requests',
+    points: settings.RATE_LIMIT_PER_MINUTE,
+    windowSeconds: 60,
+    redis: limitRedis,
+  })
   const live = makeLive({
     bus,
     log,
     metrics,
     settings,
-    authenticate: token => identity.authenticate(bearer(token)),
+    authenticate: token => identity.authenticate(asBearer(`Bearer ${token}`)),
     reauthenticate: identity.authenticate,
+    rateLimiter,
   })
   const runner = given.chosen.includes('runner')
     ? await makeRunnerService({
@@ -174,6 +189,20 @@ export async function makeApp(given: {
         bus,
         log,
         settings,
+        work: works,
+      })
+    : undefined
+
+  const chat = given.chosen.includes('chat')
+    ? makeChatService({
+        db,
+        live,
+        log,
+        metrics,
+        settings,
+        identity,
+        redis: limitRedis,
+        openRoutes: makeOpenRoutes(settings),
         work: works,
       })
     : undefined
@@ -189,12 +218,7 @@ export async function makeApp(given: {
     log,
     metrics,
     authenticate: identity.authenticate,
-    rateLimiter: makeRateLimiter({
-      name: 'requests',
-      points: settings.RATE_LIMIT_PER_MINUTE,
-      windowSeconds: 60,
-      redis: limitRedis,
-    }),
+    rateLimiter,
     version,
   })
   addOperationRoutes(http, {
@@ -209,6 +233,15 @@ export async function makeApp(given: {
     reply.header('connection', 'close')
     throw errors.unavailable('This process stops just now. Try again; another one will answer.', 1)
   })
+  const rpc = makeRpc({
+    settings,
+    log,
+    metrics,
+    authenticate: identity.authenticate,
+    rateLimiter,
+    isServing: async () => ready && (await db.ping()),
+  })
+  let grpcPort: number | undefined
   const connections = trackConnections(http.server)
   if (serves) {
     await identity.routes(http)
@@ -217,8 +250,11 @@ export async function makeApp(given: {
     addJobRoutes(http, jobs)
     await runner?.routes(http)
     await runner?.compatRoutes(http)
+    await chat?.routes(http)
+    await chat?.compatRoutes(http)
     await ledger?.routes(http)
     await ledger?.compatRoutes(http)
+    ledger?.rpc(rpc)
   }
 
   let maintenance: NodeJS.Timeout | undefined
@@ -227,6 +263,7 @@ export async function makeApp(given: {
       await forgetOldKeys(db, { hours: settings.IDEMPOTENCY_HOURS, limit: forgetKeysMax })
       await identity.maintain()
       await runner?.maintain()
+      await chat?.maintain()
     } catch (error) {
       log.warn({ err: error }, 'could not clean up')
     }
@@ -235,14 +272,19 @@ export async function makeApp(given: {
   return {
     http,
     identity,
+    get grpcPort() {
+      return grpcPort
+    },
     runsUnavailable: runner?.facts?.available === false ? runner.facts.sentence : undefined,
     async start() {
       await bus.start()
       await identity.start()
       await live.start()
       await jobs.start({ work: works })
+      chat?.start()
       ledger?.start()
       await http.listen({ host: settings.HOST, port: settings.PORT })
+      if (serves) grpcPort = await listenOn(rpc, { port: settings.GRPC_PORT, log })
       ready = true
       maintenance = setInterval(() => void maintain(), maintainEveryMs)
       void maintain()
@@ -260,12 +302,13 @@ export async function makeApp(given: {
       const graceMs = settings.SHUTDOWN_GRACE_MS
       // Who has not sent a whole request when the grace is over, or does not read the answer, is not waited for.
       const late = setTimeout(() => http.server.closeAllConnections(), graceMs + answerMs)
-      await Promise.all([jobs.stop(graceMs), runner?.waits.end(graceMs)])
+      await Promise.all([jobs.stop(graceMs), runner?.waits.end(graceMs), rpc.stop(graceMs)])
       const closed = http.close()
       await live.stop()
       connections.closeWhenIdle()
       await closed
       clearTimeout(late)
+      await chat?.stop()
       await ledger?.stop()
       await runner?.stop()
       await identity.stop()
@@ -275,13 +318,4 @@ export async function makeApp(given: {
       await opened.close()
     },
   }
-}
-
-/** A token as the request that would carry it. */
-function bearer(token: string): Parameters<Authenticate>[0] {
-  return {
-    headers: { authorization: `Bearer ${token}` },
-    cookies: {},
-    method: 'GET',
-  } as unknown as Parameters<Authenticate>[0]
 }

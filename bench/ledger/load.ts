@@ -3,11 +3,11 @@
  * machine.
  */
 import { randomUUID } from 'node:crypto'
-import { connect } from 'node:net'
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { createClient } from '@connectrpc/connect'
 import { createGrpcTransport } from '@connectrpc/connect-node'
 import { Ledger } from '../../server/proto/capstan/ledger/v1/ledger_pb.js'
+import { makeHttpClient } from '../support/http-client.ts'
 import { latencyOf } from '../support/measure.ts'
 
 export interface Choice {
@@ -74,7 +74,9 @@ async function sendStreams(load: Load): Promise<LoadResult> {
   const answers = await Promise.all(
     Array.from({ length: connections }, () => {
       const transport = createGrpcTransport({ baseUrl: `http://127.0.0.1:${load.port}` })
-      return createClient(Ledger, transport).streamTransfers(messages())
+      return createClient(Ledger, transport).streamTransfers(messages(), {
+        headers: { authorization: 'Bearer bench' },
+      })
     }),
   )
   const sum = (field: 'done' | 'refused') => answers.reduce((total, answer) => total + Number(answer[field]), 0)
@@ -90,10 +92,10 @@ async function sendRequests(load: Load): Promise<LoadResult> {
   const end = performance.now() + load.milliseconds
   await Promise.all(
     Array.from({ length: connections }, async () => {
-      const client = await makeClient(load.port)
+      const client = await makeHttpClient(load.port)
       while (performance.now() < end) {
         const begun = performance.now()
-        const ok = await client.post(target, writeBody(pick, lines))
+        const ok = await client.post(target, writeBody(pick, lines), { 'idempotency-key': randomUUID() })
         times.push(performance.now() - begun)
         if (ok) transfers += lines || 1
         else refused++
@@ -143,45 +145,6 @@ function writeBody(pick: Picker, lines: number): string {
     return `{"from":"${from}","to":"${to}","amount":"${1 + Math.floor(Math.random() * 100)}","currency":"USD"}`
   }
   return lines === 0 ? line() : `{"transfers":[${Array.from({ length: lines }, line).join(',')}]}`
-}
-
-/** A connection that sends one request after another, each with a key of its own. Only as much HTTP as that takes. */
-async function makeClient(port: number) {
-  const socket = connect(port, '127.0.0.1').setNoDelay(true)
-  await new Promise((resolve, reject) => socket.once('connect', resolve).once('error', reject))
-  let received: Buffer[] = []
-  let bytes = 0
-  let wanted = Number.POSITIVE_INFINITY
-  let answered = Promise.withResolvers<boolean>()
-  let ok = false
-  socket.on('error', error => answered.reject(error))
-  socket.on('data', chunk => {
-    received.push(chunk)
-    bytes += chunk.length
-    if (wanted === Number.POSITIVE_INFINITY) {
-      const head = Buffer.concat(received).toString('latin1')
-      const end = head.indexOf('\r\n\r\n')
-      if (end < 0) return
-      ok = head.startsWith('HTTP/1.1 20')
-      wanted = end + 4 + Number(/content-length: (\d+)/i.exec(head)![1])
-    }
-    if (bytes < wanted) return
-    received = []
-    bytes = 0
-    wanted = Number.POSITIVE_INFINITY
-    answered.resolve(ok)
-  })
-  return {
-    post(target: string, body: string): Promise<boolean> {
-      answered = Promise.withResolvers()
-      socket.write(
-        `POST ${target} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\nidempotency-key: ${randomUUID()}\r\n` +
-          `content-length: ${body.length}\r\n\r\n${body}`,
-      )
-      return answered.promise
-    },
-    close: () => socket.destroy(),
-  }
 }
 
 if (!isMainThread && workerData?.isLedgerLoad) {

@@ -1,24 +1,14 @@
 /** What answers: the ledger behind HTTP, and the same work done the usual way in the same server. */
-import type { AddressInfo } from 'node:net'
 import { Type } from 'typebox'
-import { migrationSets } from '../../server/app.ts'
-import { makeBus } from '../../server/platform/bus.ts'
-import { migrate } from '../../server/platform/database/migrate.ts'
-import { type Database, makeDatabase } from '../../server/platform/database/pool.ts'
-import type { Caller } from '../../server/platform/http/guard.ts'
-import { makeRateLimiter } from '../../server/platform/http/rate-limit.ts'
-import { type HttpApp, makeHttp } from '../../server/platform/http/server.ts'
+import type { Database } from '../../server/platform/database/pool.ts'
+import type { HttpApp } from '../../server/platform/http/server.ts'
 import { makeJobs } from '../../server/platform/jobs/jobs.ts'
-import { makeLive } from '../../server/platform/live/live.ts'
 import { silentLog } from '../../server/platform/log.ts'
-import { makeMetrics } from '../../server/platform/metrics.ts'
+import { makeRpc } from '../../server/platform/rpc/rpc.ts'
 import { ledgerSettings, makeLedgerService } from '../../server/services/ledger/index.ts'
+import { caller, makePlatform, noLimit } from '../support/platform.ts'
 import { choices } from './load.ts'
 
-/** Of the server that Capstan starts without configuration. */
-const poolMax = 10
-
-const caller: Caller = { userId: 'bench', name: 'bench', role: 'user', by: 'session', credentialId: '' }
 const rich = 2n ** 60n
 
 export interface LedgerServer {
@@ -31,23 +21,13 @@ export interface LedgerServer {
 
 /** @param prepare makes more than accounts before anything is served */
 export async function makeServer(url: string, prepare?: (db: Database) => Promise<void>): Promise<LedgerServer> {
-  await migrate({ url, sets: migrationSets, direction: 'up', log: silentLog })
-  const db = makeDatabase({ url, poolMax, log: silentLog, applicationName: `capstan:${process.pid}` })
-  const metrics = makeMetrics({ processMetrics: false })
-  const bus = makeBus({ db, redisUrl: undefined, log: silentLog })
-  await bus.start()
+  const platform = await makePlatform(url)
+  const { db, bus, metrics, live, http } = platform
   const none = () => Promise.reject(new Error('There is no identity here.'))
   const ledger = makeLedgerService({
     db,
     jobs: makeJobs({ db, bus, log: silentLog, metrics, keepDays: 1 }),
-    live: makeLive({
-      bus,
-      log: silentLog,
-      metrics,
-      settings: { LIVE_BUFFER_BYTES: 1e6, LIVE_TOPICS_MAX: 100, LIVE_CONNECTIONS_MAX: 100, PUBLIC_URL: undefined },
-      authenticate: async () => caller,
-      reauthenticate: async () => caller,
-    }),
+    live,
     log: silentLog,
     settings: {
       LEDGER_UNITS: ledgerSettings.LEDGER_UNITS.fallback,
@@ -58,29 +38,31 @@ export async function makeServer(url: string, prepare?: (db: Database) => Promis
     identity: { registerOnly: none, login: none, renew: none },
     work: true,
   })
-  const http = await makeHttp({
-    settings: { BODY_LIMIT_BYTES: 1_000_000, TRUST_PROXY: false, NODE_ENV: 'production', PUBLIC_URL: undefined },
-    log: silentLog,
-    metrics,
-    authenticate: async () => caller,
-    rateLimiter: makeRateLimiter({ name: 'requests', points: 0, windowSeconds: 60, redis: undefined }),
-    version: 'bench',
-  })
   await ledger.routes(http)
   await makeAccounts(db)
   await prepare?.(db)
   addUsualRoute(http, db)
-  await http.listen({ host: '127.0.0.1', port: 0 })
+  const port = await platform.start()
+  const rpc = makeRpc({
+    settings: { HOST: '127.0.0.1', TRUST_PROXY: false },
+    log: silentLog,
+    metrics,
+    authenticate: async () => caller,
+    rateLimiter: noLimit,
+    isServing: async () => true,
+  })
+  ledger.rpc(rpc)
+  const grpcPort = await rpc.start(0)
   ledger.start()
   return {
     db,
     ledger,
-    port: (http.server.address() as AddressInfo).port,
-    grpcPort: 0,
+    port,
+    grpcPort,
     async close() {
-      await http.close()
+      await rpc.stop(0)
+      await platform.stop()
       await ledger.stop()
-      await bus.stop()
       await db.close()
     },
   }

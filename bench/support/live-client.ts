@@ -1,4 +1,7 @@
-/** One WebSocket connection to `/v1/live`, with only as much of the protocol as a benchmark needs, so that it takes little of the machine. */
+/**
+ * One WebSocket connection to `/v1/live`, with only as much of the protocol as a benchmark needs, so that it takes
+ * little of the machine.
+ */
 import { randomBytes } from 'node:crypto'
 import { connect, type Socket } from 'node:net'
 

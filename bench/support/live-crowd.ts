@@ -12,8 +12,8 @@ export interface Crowd {
   /** All follow the topic from above `after` on. Resolves when all do. */
   follow(topic: string, after: number): Promise<void>
   /**
-   * Resolves when each connection has had so many events more. Where an event's `data.sent_at` is a time as `clock`
-   * tells it, the latencies are from there to its receipt.
+   * Resolves when each connection has had so many events more. Where an event's `data.sent_at`, or what its
+   * `data.text` begins with, is a time as `clock` tells it, the latencies are from there to its receipt.
    */
   expect(events: number): Promise<Delivery>
   close(): Promise<void>
@@ -96,9 +96,13 @@ function makeCrowd() {
     if (payload.equals(last.payload)) return last
     const { type, events = [] } = JSON.parse(payload.toString()) as {
       type: string
-      events?: { data: { sent_at?: number } }[]
+      events?: { data: { sent_at?: number; text?: string } }[]
     }
-    last = { payload: Buffer.from(payload), type, sentAt: events.map(({ data }) => data.sent_at ?? 0) }
+    last = {
+      payload: Buffer.from(payload),
+      type,
+      sentAt: events.map(({ data }) => data.sent_at ?? Number.parseFloat(data.text ?? '0')),
+    }
     return last
   }
 

@@ -1,14 +1,10 @@
 import assert from 'node:assert/strict'
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
 import { after, test } from 'node:test'
 import { makeTestDatabase } from '../../test/support/database.ts'
+import { makeTestRedis, redisIsMissing } from '../../test/support/redis.ts'
+import { until } from '../../test/support/until.ts'
 import { type Bus, makeBus } from './bus.ts'
-import { makeDatabase } from './database/pool.ts'
+import { type Database, makeDatabase } from './database/pool.ts'
 import { silentLog } from './log.ts'
 
 const { db, url } = await makeTestDatabase({ poolMax: 20 })
@@ -157,32 +153,20 @@ test('a burst of publishes travels in few statements', async () => {
   assert.ok((await commits()) - before < 50)
 })
 
-const redisBinary = findRedis()
-
-test('Redis carries messages, and its loss is a gap and no error', {
-  skip: redisBinary ? false : 'there is no redis-server on PATH',
-}, async () => {
-  const folder = await mkdtemp(path.join(tmpdir(), 'capstan-redis-'))
-  const port = await freePort()
-  let redis = await startRedis(port, folder)
-  after(async () => {
-    redis.kill('SIGKILL')
-    await rm(folder, { recursive: true, force: true })
-  })
-  const redisUrl = `redis://127.0.0.1:${port}`
-  const [here, there] = [await startBus(redisUrl), await startBus(redisUrl)]
+test('Redis carries messages, and its loss is a gap and no error', { skip: redisIsMissing }, async () => {
+  const redis = await makeTestRedis()
+  const [here, there] = [await startBus(redis.url), await startBus(redis.url)]
   const items = Array.from({ length: 3000 }, (_, index) => `chats/${index}`)
   const heard = hear(there, 'redis', items.length)
   here.publish('redis', items)
   assert.deepEqual(await heard, items)
 
-  redis.kill('SIGKILL')
-  await once(redis, 'exit')
+  await redis.kill()
   const gaps = Promise.all([nextGap(here), nextGap(there)])
   const own = hear(here, 'redis', 1)
   here.publish('redis', ['lost'])
   assert.deepEqual(await own, ['lost'])
-  redis = await startRedis(port, folder)
+  await redis.start()
   await gaps
   const again = hear(there, 'redis', 1)
   // The publisher's connection comes back on its own time: publish until it is heard.
@@ -191,31 +175,26 @@ test('Redis carries messages, and its loss is a gap and no error', {
   clearInterval(insist)
 })
 
-function findRedis(): string | undefined {
-  try {
-    return execFileSync('which', ['redis-server'], { encoding: 'utf8' }).trim()
-  } catch {
-    return undefined
-  }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-async function startRedis(port: number, folder: string): Promise<ChildProcess> {
-  const redis = spawn(redisBinary!, ['--port', String(port), '--bind', '127.0.0.1', '--dir', folder, '--save', ''], {
-    stdio: ['ignore', 'pipe', 'ignore'],
-  })
-  let said = ''
-  for await (const piece of redis.stdout!) {
-    said += piece
-    if (/[Rr]eady to accept connections/.test(said)) break
-  }
-  return redis
-}
+test('what cannot be sent just now is kept up to a bound', async () => {
+  const sent: number[] = []
+  let release = Promise.withResolvers<void>()
+  const stuck = {
+    connect: () => new Promise(() => {}),
+    async query(_text: string, [, payloads]: [string, string[]]) {
+      sent.push(payloads.flatMap(payload => JSON.parse(payload).items).length)
+      await release.promise
+    },
+  } as unknown as Database
+  const bus = makeBus({ db: stuck, redisUrl: undefined, log: silentLog })
+  await bus.start()
+  bus.publish('a', ['first'])
+  await until(() => sent.length === 1)
+  for (let i = 0; i < 30_000; i++) bus.publish('a', [String(i)])
+  const before = release
+  release = Promise.withResolvers()
+  before.resolve()
+  await until(() => sent.length === 2)
+  release.resolve()
+  assert.deepEqual(sent, [1, 10_000])
+  await bus.stop()
+})

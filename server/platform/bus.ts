@@ -37,6 +37,8 @@ const wireChannel = 'capstan'
 /** NOTIFY takes less than 8000 bytes; a longer list of items is sent in parts. */
 const payloadBytesMax = 7900
 const reconnectMs = 500
+/** Of one channel, while none can be sent. Those beyond are lost, as any may be. */
+const waitingMax = 10_000
 /** A peer that vanished without a word is noticed by asking: the listener itself only ever waits. */
 const listenerCheckMs = 15_000
 
@@ -90,7 +92,7 @@ export function makeBus(options: { db: Database; redisUrl: string | undefined; l
       // Before the start and after the stop nobody else is told; else the list would grow without a bound.
       if (!transport) return
       const waiting = outgoing.get(channel) ?? new Set()
-      for (const item of items) waiting.add(item)
+      for (const item of items) if (waiting.size < waitingMax) waiting.add(item)
       outgoing.set(channel, waiting)
       queueMicrotask(() => void flush())
     },
@@ -235,8 +237,20 @@ async function redisTransport(options: TransportOptions & { redisUrl: string }):
     redis.on('error', error => log.warn({ err: error }, 'Redis is away; wake-ups are slower until it is back'))
   }
   subscriber.on('message', (_channel, payload) => options.receive(payload))
+  let isListening = false
+  subscriber.on('close', () => {
+    isListening = false
+  })
   subscriber.on('ready', () => {
-    subscriber.subscribe(wireChannel).then(options.reportGap, () => {})
+    const listening = () => {
+      isListening = true
+      options.reportGap()
+    }
+    subscriber.subscribe(wireChannel).then(listening, () => {})
+  })
+  // What was to be sent meanwhile is lost as well, and whoever speaks upon a gap is heard only from here on.
+  publisher.on('ready', () => {
+    if (isListening) options.reportGap()
   })
   // Neither is waited for: Capstan works without Redis, only slower.
   void publisher.connect().catch(() => {})

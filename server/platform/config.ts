@@ -109,11 +109,41 @@ export function url(protocols: readonly string[], about: string): Variable<strin
   }
 }
 
+const portRange = { min: 0, max: 65_535 }
+
+/** Several processes on one machine need not think of it: the first takes the usual one. */
+const grpcPort: Variable<number | 'off' | undefined> = {
+  about: 'gRPC port; 0 takes a free one, `off` none. Unless set: 8081, or none where another process has that.',
+  fallback: undefined,
+  parse: value => {
+    if (value === 'off') return 'off'
+    if (!/^\d{1,5}$/.test(value) || Number(value) > portRange.max) {
+      throw new Error(`it must be a whole number from ${portRange.min} to ${portRange.max}, or off.`)
+    }
+    return Number(value)
+  },
+}
+
+/** Texts joined by commas; `none` is an empty list. */
+export function list(item: RegExp, about: string): Variable<readonly string[] | undefined> {
+  return {
+    about,
+    fallback: undefined,
+    parse: value => {
+      const items = value === 'none' ? [] : value.split(',').map(each => each.trim())
+      const wrong = items.find(each => !item.test(each))
+      if (wrong !== undefined) throw new Error(`"${wrong}" cannot stand there.`)
+      return items
+    },
+  }
+}
+
 /** What every process needs, whichever services it runs. */
 export const platformSettings = {
   NODE_ENV: oneOf(['development', 'test', 'production'], 'development', 'Production closes what eases development.'),
   HOST: text('127.0.0.1', 'Address to listen on.'),
-  PORT: integer(8080, { min: 0, max: 65535 }, 'HTTP port; 0 takes a free one.'),
+  PORT: integer(8080, portRange, 'HTTP port; 0 takes a free one.'),
+  GRPC_PORT: grpcPort,
   PUBLIC_URL: url(['http', 'https'], 'The address users see; needed behind a proxy. Default: http://HOST:PORT.'),
   TRUST_PROXY: flag(false, 'Believe X-Forwarded-For and -Proto from the proxy in front.'),
   DATA_DIR: text('./data', 'Where the embedded PostgreSQL and the secrets live.'),
@@ -137,6 +167,11 @@ export const platformSettings = {
     6000,
     { min: 0, max: 100_000_000 },
     'Requests a caller may make a minute; 0 is no limit.',
+  ),
+  OPEN_ROUTES: list(
+    /^\/[\w/:-]+$/,
+    'Routes of old contracts that take requests without a token, such as `/api/send,/api/pull`, or `none`. ' +
+      'Default: all of them, in production none.',
   ),
   SHUTDOWN_GRACE_MS: integer(15_000, { min: 100, max: 600_000 }, 'How long SIGTERM waits for what runs, in ms.'),
   IDEMPOTENCY_HOURS: integer(24, { min: 1, max: 8760 }, 'How long an Idempotency-Key is remembered, in hours.'),

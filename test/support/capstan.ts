@@ -3,6 +3,7 @@
  * started as a user starts it, on a free port, and is ended by its pid when the file's tests are done.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { readdirSync, readFileSync } from 'node:fs'
 import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -33,6 +34,8 @@ export interface StartOptions {
   env?: Record<string, string>
   /** What `--roles` says; everything by default. */
   roles?: string
+  /** What `--services` says; everything by default. */
+  services?: string
 }
 
 interface Spawned {
@@ -77,12 +80,31 @@ export async function startCapstan(options: StartOptions): Promise<Capstan> {
   return { ...begun, url }
 }
 
-function spawnCapstan({ dataDir, env = {}, roles }: StartOptions): Omit<Capstan, 'url'> {
-  const args = ['server/main.ts', 'start', ...(roles === undefined ? [] : ['--roles', roles])]
-  const child = spawn(process.execPath, args, {
+/** Runs another of its commands to the end. */
+export async function runCapstan(dataDir: string, ...args: string[]): Promise<Exit & { output: string }> {
+  const { child, log, exited } = launch({ dataDir, args, title: `capstan ${args.join(' ')}` })
+  // What it wrote last may come after its end.
+  const [exit] = await Promise.all([exited, once(child, 'close')])
+  return { ...exit, output: log() }
+}
+
+function spawnCapstan({ dataDir, env, roles, services }: StartOptions): Omit<Capstan, 'url'> {
+  const args = ['start', ...(roles ? ['--roles', roles] : []), ...(services ? ['--services', services] : [])]
+  const { child, log, exited } = launch({ dataDir, args, env, title: `Capstan (${roles ?? 'all roles'})` })
+  return { pid: child.pid!, dataDir, log, kill: signal => void child.kill(signal), exited }
+}
+
+function launch(given: {
+  dataDir: string
+  args: string[]
+  env?: Record<string, string> | undefined
+  title: string
+}): Spawned {
+  const { dataDir, args, env, title } = given
+  const child = spawn(process.execPath, ['server/main.ts', ...args], {
     cwd: checkout,
     // None of the caller's variables: the tests must not depend on them.
-    env: { PATH: process.env.PATH, DATA_DIR: dataDir, PORT: '0', RATE_LIMIT_PER_MINUTE: '0', ...env },
+    env: { PATH: process.env.PATH, DATA_DIR: dataDir, PORT: '0', GRPC_PORT: '0', RATE_LIMIT_PER_MINUTE: '0', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let written = ''
@@ -92,9 +114,9 @@ function spawnCapstan({ dataDir, env = {}, roles }: StartOptions): Omit<Capstan,
     })
   }
   const exited = new Promise<Exit>(resolve => child.once('exit', (code, signal) => resolve({ code, signal })))
-  const log = () => written
-  processes.add({ child, log, title: `Capstan ${child.pid} (${roles ?? 'all roles'})`, exited, shown: 0 })
-  return { pid: child.pid!, dataDir, log, kill: signal => void child.kill(signal), exited }
+  const spawned = { child, log: () => written, title: `${title}, process ${child.pid},`, exited, shown: 0 }
+  processes.add(spawned)
+  return spawned
 }
 
 /** A folder for a Capstan's data, removed with its PostgreSQL when the file's tests are done. */
@@ -139,6 +161,14 @@ export async function killPostgres(dataDir: string) {
   const backends = pids().filter(pid => parentOf(pid) === postmaster)
   for (const pid of [postmaster, ...backends]) kill(pid)
   await until(() => ![postmaster, ...backends].some(isAlive))
+}
+
+/** SIGKILL to the postmaster alone. Its backends notice when they next wait for something, and end by themselves. */
+export async function killPostmaster(dataDir: string) {
+  const postmaster = await postmasterOf(dataDir)
+  if (postmaster === undefined) return
+  kill(postmaster)
+  await until(() => !isAlive(postmaster))
 }
 
 /** A connection beside Capstan's, which does not count as a Capstan. It may be lost without a word. */

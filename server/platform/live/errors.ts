@@ -12,6 +12,8 @@ export const errors = {
   badPosition: (message: string) => new AppError({ code: 'bad_position', status: 400, message }),
   unknownTopic: (kind: string) =>
     new AppError({ code: 'unknown_topic', status: 404, message: `There are no topics of the kind \`${kind}\` here.` }),
+  unknownCall: (name: string) =>
+    new AppError({ code: 'unknown_call', status: 404, message: `There is no call \`${name}\` here.` }),
   tooManyTopics: (limit: number) =>
     new AppError({
       code: 'too_many_topics',

@@ -9,14 +9,21 @@
  * States of a follower: waiting (for the opening, or for the poll after a failed read) → catching up (fed from the
  * tail in memory or from pages of the source, at its own pace) → live (fed by the hub's reads) → removed. It goes
  * live in the same tick in which it is seen to stand at the head, so that nothing comes between, missed or doubled.
+ * With an event that ends its user's right it is asking, and given nothing: allowed, it catches up from there;
+ * refused, it removes itself; doubtful, when nobody can tell just now, it asks again with the poll.
  */
 import type { Log } from '../log.ts'
-import { type Batch, type Item, makeBatch, makeItem, splitItems } from './batch.ts'
+import { type Batch, type Item, makeBatch, makeItem, type Signal, splitItems } from './batch.ts'
 import type { Gate } from './gate.ts'
 import type { TopicSource } from './source.ts'
+import { makeTail, tailEventsMax } from './tail.ts'
 
 /** Who follows. After its removal nothing is called any more; nothing is called before `add` has returned. */
 export interface Follower {
+  /** Whose right to follow an event may end. Undefined inside this process. */
+  readonly userId?: string
+  /** By which name it is shown as present. */
+  readonly presentAs?: string | undefined
   /** First of all: the newest number of the topic. */
   opened?(seq: number): void
   /** Events above the last ones taken, in order. */
@@ -29,6 +36,13 @@ export interface Follower {
   drained?(): Promise<void> | undefined
   /** Whether it may still follow is to be asked now. */
   recheck?(): void
+  /**
+   * The last event taken ended its user's right: resolves when it may go on all the same, throws when nobody can tell
+   * just now. When it may not, it has removed itself.
+   */
+  askAgain?(): Promise<void>
+  /** What is told to those who are there. It may be let go. */
+  signal?(signal: Signal): void
 }
 
 export interface Hub {
@@ -39,6 +53,7 @@ export interface Hub {
   /** The poll has seen this newest number; also takes up again what failed. */
   check(newest: number): void
   recheck(): void
+  signal(signal: Signal): void
 }
 
 export interface HubOptions {
@@ -50,6 +65,7 @@ export interface HubOptions {
   /** Holds back openings and catching up, so that a herd of returning clients leaves connections to others. */
   gate: Gate
   log: Log
+  onRemove?: (follower: Follower) => void
   onEmpty: () => void
 }
 
@@ -57,12 +73,10 @@ interface Entry {
   follower: Follower
   /** The last number it was given. */
   at: number
-  state: 'waiting' | 'catching up' | 'live'
+  state: 'waiting' | 'catching up' | 'live' | 'asking' | 'doubtful'
 }
 
 const readMax = 128
-const tailEventsMax = 128
-const tailCharsMax = 65_536
 
 export function makeHub(options: HubOptions): Hub {
   const { topic, id, source, log } = options
@@ -89,12 +103,43 @@ export function makeHub(options: HubOptions): Hub {
   }
 
   function remove(entry: Entry) {
-    if (entries.delete(entry) && entries.size === 0) options.onEmpty()
+    if (!entries.delete(entry)) return
+    options.onRemove?.(entry.follower)
+    if (entries.size === 0) options.onEmpty()
+  }
+
+  /** Gives what of these events lies above the follower's number, and nothing after one that ended its right. */
+  function offer(entry: Entry, batch: Batch) {
+    const { userId } = entry.follower
+    const end = batch.hasEnds && userId !== undefined ? batch.items.find(item => ends(item, userId)) : undefined
+    if (end === undefined && entry.at < batch.items[0]!.event.seq) {
+      give(entry, batch)
+    } else {
+      const last = end?.event.seq ?? Number.POSITIVE_INFINITY
+      const due = batch.items.filter(({ event }) => event.seq > entry.at && event.seq <= last)
+      if (due.length > 0) give(entry, makeBatch(topic, due))
+    }
+    if (end) void askAgain(entry)
+    else finishWhenDone(entry)
   }
 
   function give(entry: Entry, batch: Batch) {
     entry.at = batch.items.at(-1)!.event.seq
     tell(entry, follower => follower.take(batch))
+  }
+
+  async function askAgain(entry: Entry) {
+    if (!entries.has(entry)) return
+    entry.state = 'asking'
+    try {
+      await entry.follower.askAgain?.()
+    } catch (error) {
+      log.debug({ err: error, topic }, 'nobody can tell whether a follower may go on; the poll asks again')
+      entry.state = 'doubtful'
+      return
+    }
+    entry.state = 'waiting'
+    void catchUp(entry)
   }
 
   function finishWhenDone(entry: Entry) {
@@ -159,7 +204,13 @@ export function makeHub(options: HubOptions): Hub {
 
   function begin(entry: Entry) {
     tell(entry, follower => follower.opened?.(head!))
-    void catchUp(entry)
+    // Its right may have ended between the answer that it may follow and now, with an event it does not ask for.
+    const { userId } = entry.follower
+    if (userId !== undefined && tail.items.some(item => item.event.seq <= entry.at && ends(item, userId))) {
+      void askAgain(entry)
+    } else {
+      void catchUp(entry)
+    }
   }
 
   async function catchUp(entry: Entry) {
@@ -176,12 +227,12 @@ export function makeHub(options: HubOptions): Hub {
   /** Gives a follower what it lacks, in pieces, until it stands at the head. */
   async function feed(entry: Entry) {
     let pieces: Item[][] = []
-    while (entries.has(entry)) {
+    while (entries.has(entry) && entry.state === 'catching up') {
       const draining = entry.at < head! ? entry.follower.drained?.() : undefined
       if (draining) {
         await draining
       } else if (pieces.length > 0) {
-        give(entry, makeBatch(topic, pieces.shift()!))
+        offer(entry, makeBatch(topic, pieces.shift()!))
       } else if (entry.at >= head!) {
         entry.state = 'live'
         return finishWhenDone(entry)
@@ -221,17 +272,8 @@ export function makeHub(options: HubOptions): Hub {
     head = items.at(-1)!.event.seq
     const batch = makeBatch(topic, items)
     for (const entry of entries) {
-      if (entry.state !== 'live') continue
-      if (entry.at === before) give(entry, batch)
-      else giveAbove(entry, items)
-      finishWhenDone(entry)
+      if (entry.state === 'live') offer(entry, batch)
     }
-  }
-
-  /** For a follower that asked for events from a number on that is still to come. */
-  function giveAbove(entry: Entry, items: Item[]) {
-    const above = items.filter(item => item.event.seq > entry.at)
-    if (above.length > 0) give(entry, makeBatch(topic, above))
   }
 
   return {
@@ -248,42 +290,19 @@ export function makeHub(options: HubOptions): Hub {
     check(newest) {
       if (head === undefined) return void open()
       if (newest > head) void readOn()
-      for (const entry of [...entries]) void catchUp(entry)
+      for (const entry of [...entries]) void (entry.state === 'doubtful' ? askAgain(entry) : catchUp(entry))
     },
     recheck() {
       for (const entry of [...entries]) tell(entry, follower => follower.recheck?.())
     },
+    signal(signal) {
+      for (const entry of entries) {
+        if (entry.state === 'live' || entry.state === 'catching up') tell(entry, follower => follower.signal?.(signal))
+      }
+    },
   }
 }
 
-/** The newest events, so that whoever is a little behind costs no query. */
-function makeTail() {
-  let items: Item[] = []
-  let chars = 0
-  let last = 0
-  return {
-    add(more: readonly Item[]) {
-      for (const item of more) {
-        // After a gap the older ones no longer join on.
-        if (item.event.seq !== last + 1) {
-          items = []
-          chars = 0
-        }
-        items.push(item)
-        chars += item.json.length
-        last = item.event.seq
-      }
-      let dropped = 0
-      while (items.length - dropped > tailEventsMax || chars > tailCharsMax) {
-        chars -= items[dropped++]!.json.length
-      }
-      if (dropped > 0) items = items.slice(dropped)
-    },
-    /** All events above a number, or undefined when the tail does not reach back to it. */
-    after(seq: number): Item[] | undefined {
-      const first = items[0]?.event.seq
-      if (first === undefined || seq + 1 < first) return undefined
-      return items.slice(seq + 1 - first)
-    },
-  }
+function ends(item: Item, userId: string): boolean {
+  return item.event.ends?.includes(userId) ?? false
 }

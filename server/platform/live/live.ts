@@ -4,33 +4,48 @@
  * whatever is lost on the way (a wake-up, a connection, this process), whoever comes back with the last number that
  * was seen misses nothing and gets nothing twice.
  *
+ * Two things besides have no number and are kept nowhere: signals, and who is present.
+ *
  * source.ts what a service gives · topics.ts which topics this process follows · hub.ts one of them ·
- * websocket.ts, sse.ts one client · roster.ts all clients · protocol.ts, batch.ts what goes over the wire
+ * websocket.ts, sse.ts one client · calls.ts what a client asks for · roster.ts all clients ·
+ * presence.ts, rooms.ts who is there · protocol.ts, batch.ts what goes over the wire
  */
 import type { FastifyReply } from 'fastify'
 import { Type } from 'typebox'
 import type { Bus } from '../bus.ts'
 import type { PlatformSettings } from '../config.ts'
 import type { Authenticate, Caller } from '../http/guard.ts'
+import type { RateLimiter } from '../http/rate-limit.ts'
 import type { HttpApp } from '../http/server.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
+import { type Calls, makeCalls } from './calls.ts'
 import { errors } from './errors.ts'
 import { makeRoster, type Roster } from './roster.ts'
-import type { LiveEvent, TopicSource } from './source.ts'
+import type { LiveCall, LiveEvent, LiveSignal, TopicSource } from './source.ts'
 import { answerStream, type StreamDeps } from './sse.ts'
-import { makeTopics, type Topics } from './topics.ts'
+import { makeTopics, type PresenceTimes, type Topics } from './topics.ts'
 import { admitHandshake, openConnection, type SocketDeps } from './websocket.ts'
 
-export type { LiveEvent, TopicSource } from './source.ts'
+export type { LiveCall, LiveEvent, LiveSignal, TopicSource } from './source.ts'
 
 export interface Live {
   /** Before `start`, once a kind. */
   addSource(source: TopicSource): void
+  /** Before `start`, once a name. */
+  addCall(call: LiveCall): void
   /** Call it after the commit, with topics `<kind>/<id>`. Never throws. Only wakes, in all processes. */
   wake(topics: readonly string[]): void
   /** Asks again at once, in all processes, whether each follower may still follow these: a membership has ended. */
   recheck(topics: readonly string[]): void
+  /**
+   * Tells those who follow the topic just now, in all processes, and keeps it nowhere. Best effort: it may be lost,
+   * and never waits. Never throws; what is longer than 1 KB as JSON is not sent.
+   * @param options.except the id of a user who is not told: the one it comes from
+   */
+  signal(topic: string, signal: LiveSignal, options?: { except?: string }): void
+  /** Who follows the topic just now, in any process, sorted; for sources with `presence`. As far as is known here. */
+  present(topic: string): string[]
   /**
    * Follows a topic inside this process: calls back with events in order, none missed, none twice, from above
    * `after` on, never before it has returned. Whether the caller may is the service's to ask. Returns the way to stop.
@@ -58,6 +73,9 @@ export interface LiveOptions {
   authenticate: (token: string) => Promise<Caller | undefined>
   /** For a request whose connection is still open; asked every `checkMs`, so it must see a revocation soon. */
   reauthenticate: Authenticate
+  /** Counts calls, by the caller's id, as the HTTP server counts requests. Without it they are not counted. */
+  rateLimiter?: RateLimiter
+  presence?: PresenceTimes
   /** How often the sources are asked for what no wake-up told. */
   pollMs?: number
   /** How often a connection's credential is checked; three of these between heartbeats of a stream, five between pings. */
@@ -70,9 +88,10 @@ export interface LiveOptions {
 
 export function makeLive(options: LiveOptions): Live {
   const { bus, log, settings, pollMs = 2000, checkMs = 5000, authMs = 10_000, leaveMs = 5000 } = options
-  const topics = makeTopics({ bus, log, pollMs })
+  const topics = makeTopics({ bus, log, pollMs, presence: options.presence ?? {} })
   const roster = makeRoster({ connectionsMax: settings.LIVE_CONNECTIONS_MAX, checkMs, leaveMs, log })
   const count = makeCounters(options.metrics, topics, roster)
+  const calls = makeCalls({ limiter: options.rateLimiter, log, onAnswered: countCalls(options.metrics) })
   const common = {
     topics,
     roster,
@@ -84,6 +103,7 @@ export function makeLive(options: LiveOptions): Live {
   const socketDeps: SocketDeps = {
     ...common,
     ...count('websocket'),
+    calls,
     authenticate: options.authenticate,
     publicUrl: settings.PUBLIC_URL,
     authMs,
@@ -93,6 +113,9 @@ export function makeLive(options: LiveOptions): Live {
 
   return {
     addSource: topics.addSource,
+    addCall: calls.add,
+    signal: topics.signal,
+    present: topics.present,
     wake: topics.wake,
     recheck: topics.recheck,
     follow: (topic, after, listener) =>
@@ -123,9 +146,28 @@ function makeCounters(metrics: Metrics, topics: Topics, roster: Roster) {
   const delivered = metrics.counter('live_events_delivered', 'Events handed to live clients.', ['transport'])
   const slow = metrics.counter('live_slow_closed', 'Live clients cut off because they read too slowly.', ['transport'])
   return (transport: 'websocket' | 'sse') => ({
-    onDelivered: (events: number) => delivered.inc({ transport }, events),
+    onDelivered: gather(events => delivered.inc({ transport }, events)),
     onSlow: () => slow.inc({ transport }),
   })
+}
+
+/** Adds up what is counted in one turn of the event loop: a metric costs more than a small delivery. */
+function gather(add: (sum: number) => void): (count: number) => void {
+  let sum = 0
+  return count => {
+    if (sum === 0) {
+      setImmediate(() => {
+        add(sum)
+        sum = 0
+      })
+    }
+    sum += count
+  }
+}
+
+function countCalls(metrics: Metrics): Calls['onAnswered'] {
+  const answered = metrics.counter('live_calls', 'Calls over WebSockets answered.', ['call', 'outcome'])
+  return (call, outcome) => answered.inc({ call, outcome })
 }
 
 function addSocketRoute(app: HttpApp, deps: SocketDeps) {
@@ -139,8 +181,9 @@ function addSocketRoute(app: HttpApp, deps: SocketDeps) {
       description:
         'Frames are JSON texts. Send `{"type":"auth","token"}` first where no credential came with the handshake, then ' +
         '`{"type":"subscribe","topic","after"}` with the last number you have (0: everything), ' +
-        '`{"type":"unsubscribe","topic"}`, `{"type":"ping"}`. You are sent `ready`, `subscribed` (`seq` is the newest ' +
-        'number), `events`, `complete` (the final event was sent), `error`, `pong` and `closing`. Close codes: 1001 the ' +
+        '`{"type":"unsubscribe","topic"}`, `{"type":"call","id","call","params"}`, `{"type":"ping"}`. You are sent ' +
+        '`ready`, `subscribed` (`seq` is the newest number), `events`, `signal` (not kept), `complete` (the final event ' +
+        'was sent), `results` (of calls, by their ids), `error`, `pong` and `closing`. Close codes: 1001 the ' +
         'server stops, 1009 a frame was too large, 4001 the credential is missing or has ended, 4008 you read too ' +
         'slowly, 4029 too many frames. Connecting again with your last numbers misses nothing.',
       tags: ['live'],

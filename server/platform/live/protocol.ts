@@ -1,4 +1,7 @@
-/** The frames of `GET /v1/live`: what a client may send, checked, and what it is sent. */
+/**
+ * The frames of `GET /v1/live`: what a client may send, checked, and what it is sent. What many are sent alike is
+ * written in `batch.ts`, what calls are answered in `calls.ts`.
+ */
 import { isUtf8 } from 'node:buffer'
 import type { AppError } from '../errors.ts'
 import { errors } from './errors.ts'
@@ -8,6 +11,7 @@ export type ClientFrame =
   | { type: 'auth'; token: string }
   | { type: 'subscribe'; topic: string; after: number; id: string | undefined }
   | { type: 'unsubscribe'; topic: string }
+  | { type: 'call'; id: string; call: string; params: unknown }
   | { type: 'ping' }
 
 export type ServerFrame =
@@ -41,6 +45,7 @@ export const closeCodes = {
 
 const tokenCharsMax = 8192
 const idCharsMax = 128
+const callPattern = /^[a-z][\w.-]{0,63}$/
 
 /** @throws bad_frame, bad_topic, bad_position; `about` is filled as far as the frame could be read. */
 export function parseFrame(data: Buffer, isBinary: boolean, about: About): ClientFrame {
@@ -61,8 +66,10 @@ export function parseFrame(data: Buffer, isBinary: boolean, about: About): Clien
       }
     case 'unsubscribe':
       return { type: 'unsubscribe', topic: topicOf(fields.topic, about) }
+    case 'call':
+      return { type: 'call', id: callIdOf(fields.id), call: callOf(fields.call), params: fields.params }
     default:
-      throw errors.badFrame('`type` must be auth, subscribe, unsubscribe or ping.')
+      throw errors.badFrame('`type` must be auth, subscribe, unsubscribe, call or ping.')
   }
 }
 
@@ -100,6 +107,18 @@ function afterOf(value: unknown): number {
 function idOf(value: unknown): string | undefined {
   if (value === undefined || (typeof value === 'string' && value.length <= idCharsMax)) return value
   throw errors.badFrame(`\`id\` must be a text of at most ${idCharsMax} characters.`)
+}
+
+/** Without it nobody could tell which call an answer is for. */
+function callIdOf(value: unknown): string {
+  const id = idOf(value)
+  if (id === undefined || id === '') throw errors.badFrame('A call needs an `id`, which its answer carries.')
+  return id
+}
+
+function callOf(value: unknown): string {
+  if (typeof value === 'string' && callPattern.test(value)) return value
+  throw errors.badFrame('`call` must be the name of a call, such as `chats.send`.')
 }
 
 export function errorFrame(error: AppError, about: About = {}): ServerFrame {

@@ -10,7 +10,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Authenticate, Caller } from '../http/guard.ts'
 import { callerOf } from '../http/guard.ts'
 import { renewCaller } from './access.ts'
-import { type Batch, streamEvent } from './batch.ts'
+import { type Batch, type Signal, streamEvent } from './batch.ts'
 import { errors } from './errors.ts'
 import type { Follower } from './hub.ts'
 import type { Member, Roster } from './roster.ts'
@@ -45,8 +45,9 @@ export async function answerStream(
   const caller = callerOf(request)
   const names = topicsOf(request.query.topic, deps.topicsMax)
   const positions = positionsOf(request, names.length)
-  await Promise.all(names.map(name => deps.topics.authorize(caller, name)))
-  const stream = new Stream(deps, { names, positions, caller, response: reply.raw })
+  const admitted = await Promise.all(names.map(name => deps.topics.admit(caller, name)))
+  const presentAs = admitted.map(each => each.presentAs)
+  const stream = new Stream(deps, { names, positions, presentAs, caller, response: reply.raw })
   stream.recall = () => deps.reauthenticate(request)
   try {
     await stream.open()
@@ -88,6 +89,8 @@ class Stream implements Member {
   private readonly deps: StreamDeps
   private readonly names: string[]
   private readonly positions: number[]
+  /** By which name the reader is present in each topic. */
+  private readonly presentAs: (string | undefined)[]
   private readonly response: ServerResponse
   private readonly stops = new Map<string, () => void>()
   private caller: Caller
@@ -101,11 +104,18 @@ class Stream implements Member {
 
   constructor(
     deps: StreamDeps,
-    given: { names: string[]; positions: number[]; caller: Caller; response: ServerResponse },
+    given: {
+      names: string[]
+      positions: number[]
+      presentAs: (string | undefined)[]
+      caller: Caller
+      response: ServerResponse
+    },
   ) {
     this.deps = deps
     this.names = given.names
     this.positions = given.positions
+    this.presentAs = given.presentAs
     this.caller = given.caller
     this.response = given.response
     this.started = new Promise(resolve => {
@@ -141,6 +151,8 @@ class Stream implements Member {
     opening: { resolve: () => void; reject: (error: unknown) => void },
   ): Follower {
     return {
+      userId: this.caller.userId,
+      presentAs: this.presentAs[index],
       // One microtask later it is known, too, whether there is anything to come.
       opened: () => queueMicrotask(opening.resolve),
       failed: opening.reject,
@@ -150,7 +162,9 @@ class Stream implements Member {
         if (this.complete && this.started === undefined) this.end()
       },
       drained: () => this.started ?? this.drained(),
-      recheck: () => void this.recheck(name),
+      recheck: () => void this.recheck(name).catch(() => {}),
+      askAgain: () => this.recheck(name),
+      signal: signal => this.tell(signal),
     }
   }
 
@@ -176,7 +190,7 @@ class Stream implements Member {
     if (this.ended) return
     if (renewed === undefined) return this.end()
     this.caller = renewed
-    if (count % recheckEvery === 0) await Promise.all([...this.stops.keys()].map(name => this.recheck(name)))
+    if (count % recheckEvery === 0) await Promise.allSettled([...this.stops.keys()].map(name => this.recheck(name)))
   }
 
   leave() {
@@ -188,13 +202,23 @@ class Stream implements Member {
     this.response.destroy()
   }
 
-  /** When a topic is no longer allowed the stream ends; the reader comes back and is told why. */
+  /**
+   * When a topic is no longer allowed the stream ends; the reader comes back and is told why.
+   * @throws what kept anybody from telling
+   */
   private async recheck(name: string) {
     try {
       await this.deps.topics.authorize(this.caller, name)
     } catch (error) {
-      if (isRefusal(error)) this.end()
+      if (!isRefusal(error)) throw error
+      this.end()
     }
+  }
+
+  /** To whoever does not read just now, or not yet, a signal is not worth sending. */
+  private tell(signal: Signal) {
+    if (this.ended || this.started || this.response.writableNeedDrain) return
+    if (signal.except !== this.caller.userId) this.response.write(signal.stream())
   }
 
   private take(batch: Batch, index: number) {

@@ -3,21 +3,24 @@ import { EventEmitter, once } from 'node:events'
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { after } from 'node:test'
-import type { FastifyRequest } from 'fastify'
 import { WebSocket } from 'ws'
 import { type Bus, makeBus } from '../bus.ts'
 import type { Database } from '../database/pool.ts'
 import { errors } from '../errors.ts'
-import type { Caller } from '../http/guard.ts'
+import type { Caller, Credentials } from '../http/guard.ts'
 import { makeHttp } from '../http/server.ts'
 import { silentLog } from '../log.ts'
 import { makeMetrics } from '../metrics.ts'
 import { type Live, type LiveOptions, makeLive } from './live.ts'
-import type { LiveEvent, TopicSource } from './source.ts'
+import type { LiveCall, LiveEvent, TopicSource } from './source.ts'
 
 export interface TestSource extends TopicSource {
   /** Commits events with the next numbers and answers the last one. Does not wake. */
-  append(id: string, events: number | { data: unknown }[], options?: { final?: boolean }): Promise<number>
+  append(
+    id: string,
+    events: number | { data: unknown; ends?: string[] }[],
+    options?: { final?: boolean },
+  ): Promise<number>
   /** Users who may not follow, as `user id`. */
   readonly denied: Set<string>
   reads: number
@@ -28,7 +31,7 @@ export async function makeTestSource(db: Database, kind = 'runs'): Promise<TestS
   await db.query('create schema if not exists livetest')
   await db.query(`create table livetest.${kind} (id text primary key, head int not null)`)
   await db.query(`create table livetest.${kind}_events (id text not null, seq int not null, data jsonb, final bool not null,
-    primary key (id, seq))`)
+    ends text[], primary key (id, seq))`)
   const denied = new Set<string>()
   const source: TestSource = {
     kind,
@@ -41,11 +44,17 @@ export async function makeTestSource(db: Database, kind = 'runs'): Promise<TestS
     },
     async read(id, after, limit) {
       source.reads++
-      const { rows } = await db.query<{ seq: number; data: unknown; final: boolean }>(
-        `select seq, data, final from livetest.${kind}_events where id = $1 and seq > $2 order by seq limit $3`,
+      const { rows } = await db.query<{ seq: number; data: unknown; final: boolean; ends: string[] | null }>(
+        `select seq, data, final, ends from livetest.${kind}_events where id = $1 and seq > $2 order by seq limit $3`,
         [id, after, limit],
       )
-      return rows.map(row => ({ seq: row.seq, type: 'output', data: row.data, ...(row.final ? { final: true } : {}) }))
+      return rows.map(row => ({
+        seq: row.seq,
+        type: 'output',
+        data: row.data,
+        ...(row.final ? { final: true } : {}),
+        ...(row.ends ? { ends: row.ends } : {}),
+      }))
     },
     async heads(ids) {
       source.headCalls++
@@ -57,7 +66,8 @@ export async function makeTestSource(db: Database, kind = 'runs'): Promise<TestS
     },
     append: (id, events, options = {}) =>
       db.tx(async tx => {
-        const list = typeof events === 'number' ? Array.from({ length: events }, () => ({ data: {} })) : events
+        const list: { data: unknown; ends?: string[] }[] =
+          typeof events === 'number' ? Array.from({ length: events }, () => ({ data: {} })) : events
         const { rows } = await tx.query<{ head: number }>(
           `insert into livetest.${kind} values ($1, $2) on conflict (id) do update set head = ${kind}.head + $2
            returning head`,
@@ -65,9 +75,16 @@ export async function makeTestSource(db: Database, kind = 'runs'): Promise<TestS
         )
         const head = rows[0]!.head
         await tx.query(
-          `insert into livetest.${kind}_events select $1, $2 + at, data, $4 and at = $5
-           from jsonb_array_elements($3::jsonb) with ordinality as e(data, at)`,
-          [id, head - list.length, JSON.stringify(list.map(event => event.data)), options.final ?? false, list.length],
+          `insert into livetest.${kind}_events
+           select $1, $2 + at, event->'data', $4 and at = $5, string_to_array(event->>'ends', ' ')
+           from jsonb_array_elements($3::jsonb) with ordinality as e(event, at)`,
+          [
+            id,
+            head - list.length,
+            JSON.stringify(list.map(event => ({ data: event.data, ends: event.ends?.join(' ') }))),
+            options.final ?? false,
+            list.length,
+          ],
         )
         return head
       }),
@@ -87,7 +104,7 @@ async function authenticateToken(token: string): Promise<Caller | undefined> {
   return tokens.get(token)
 }
 
-async function authenticateRequest(request: FastifyRequest): Promise<Caller | undefined> {
+async function authenticateRequest(request: Credentials): Promise<Caller | undefined> {
   const token =
     request.headers.authorization?.replace(/^Bearer /, '') ??
     /\bAuthorization=(\w+)/.exec(request.headers.cookie ?? '')?.[1]
@@ -110,6 +127,7 @@ export interface Instance {
 export async function makeInstance(given: {
   db: Database
   sources: TopicSource[]
+  calls?: LiveCall[]
   bus?: Bus
   settings?: Partial<LiveOptions['settings']>
   options?: Partial<LiveOptions>
@@ -133,6 +151,7 @@ export async function makeInstance(given: {
     ...given.options,
   })
   for (const source of given.sources) live.addSource(source)
+  for (const call of given.calls ?? []) live.addCall(call)
   const app = await makeHttp({
     settings: { BODY_LIMIT_BYTES: 65_536, TRUST_PROXY: false, NODE_ENV: 'test', PUBLIC_URL: undefined },
     log,

@@ -8,10 +8,13 @@ import { isConnectionLoss } from '../database/pool.ts'
 import { isAppError } from '../errors.ts'
 import type { Caller } from '../http/guard.ts'
 import type { Log } from '../log.ts'
+import { type Allowance, makeAllowance } from './allowance.ts'
+import { makeSignal } from './batch.ts'
 import { errors } from './errors.ts'
 import { makeGate } from './gate.ts'
 import { type Follower, type Hub, makeHub } from './hub.ts'
-import type { TopicSource } from './source.ts'
+import { makePresence, type PresenceOptions } from './presence.ts'
+import type { LiveSignal, TopicSource } from './source.ts'
 
 export interface Topics {
   addSource(source: TopicSource): void
@@ -19,8 +22,12 @@ export interface Topics {
   follow(topic: string, after: number, follower: Follower): () => void
   /** @throws bad_topic, unknown_topic, or what the source throws for one who may not follow. */
   authorize(caller: Caller, topic: string): Promise<void>
+  /** Asks the same, and answers by which name the caller is present there, where that is told. */
+  admit(caller: Caller, topic: string): Promise<{ presentAs: string | undefined }>
   wake(topics: readonly string[]): void
   recheck(topics: readonly string[]): void
+  signal(topic: string, signal: LiveSignal, options?: { except?: string }): void
+  present(topic: string): string[]
   start(): void
   stop(): void
   readonly size: number
@@ -33,16 +40,30 @@ interface Kind {
 
 const wakeChannel = 'live.wake'
 const recheckChannel = 'live.recheck'
+const signalChannel = 'live.signal'
 const headsMax = 500
+const signalBytesMax = 1024
+/** Of one topic in this process; those above it are not told. */
+const signalsPerSecond = 50
+const signalsBurst = 100
+const presentAsCharsMax = 128
 /** Opening and catching up take at most so many database connections at once; the rest is for requests. */
 const readsAbreast = 8
 
-export function makeTopics(options: { bus: Bus; log: Log; pollMs: number }): Topics {
+export type PresenceTimes = Omit<PresenceOptions, 'bus' | 'onChange'>
+
+export function makeTopics(options: { bus: Bus; log: Log; pollMs: number; presence?: PresenceTimes }): Topics {
   const { bus, log, pollMs } = options
   const kinds = new Map<string, Kind>()
-  const hubs = new Map<string, { hub: Hub; kind: string; id: string }>()
+  const hubs = new Map<string, { hub: Hub; kind: string; id: string; signals: Allowance }>()
   const gate = makeGate(readsAbreast)
   const poll = makePoll({ pollMs, run: checkAll })
+  const presence = makePresence({
+    ...options.presence,
+    bus,
+    onChange: (topic, data) =>
+      hubs.get(topic)?.hub.signal(makeSignal(topic, JSON.stringify({ type: 'presence', data }))),
+  })
   let unsubscribe: (() => void)[] = []
 
   function resolve(topic: string) {
@@ -61,12 +82,27 @@ export function makeTopics(options: { bus: Bus; log: Log; pollMs: number }): Top
       gate,
       log,
       newest: () => heads.push(id),
+      onRemove: ({ presentAs }) => {
+        if (presentAs !== undefined) presence.leave(topic, presentAs)
+      },
       onEmpty: () => {
         if (hubs.get(topic)?.hub === hub) hubs.delete(topic)
       },
     })
-    hubs.set(topic, { hub, kind, id })
+    hubs.set(topic, { hub, kind, id, signals: makeAllowance({ perSecond: signalsPerSecond, burst: signalsBurst }) })
     return hub
+  }
+
+  async function authorize(caller: Caller, topic: string) {
+    const { source, id } = resolve(topic)
+    await gate(() => source.authorize(caller, id))
+    return source
+  }
+
+  function hearSignal(item: string) {
+    const { topic, signal, except } = parseSignal(item) ?? {}
+    const known = topic === undefined ? undefined : hubs.get(topic)
+    if (known?.signals.take()) known.hub.signal(makeSignal(topic!, JSON.stringify(signal), except))
   }
 
   /** Asks the sources for the newest numbers of what is followed and wakes the hubs that are behind. */
@@ -86,14 +122,27 @@ export function makeTopics(options: { bus: Bus; log: Log; pollMs: number }): Top
     },
     follow(topic, after, follower) {
       const hub = hubs.get(topic)?.hub ?? openHub(topic)
+      if (follower.presentAs !== undefined) presence.join(topic, follower.presentAs)
       return hub.add(follower, after)
     },
     async authorize(caller, topic) {
-      const { source, id } = resolve(topic)
-      await gate(() => source.authorize(caller, id))
+      await authorize(caller, topic)
+    },
+    async admit(caller, topic) {
+      const source = await authorize(caller, topic)
+      if (!source.presence) return { presentAs: undefined }
+      const name = (await gate(async () => source.presenceOf?.(caller))) ?? caller.userId
+      return { presentAs: name.slice(0, presentAsCharsMax) }
     },
     wake: topics => bus.publish(wakeChannel, topics),
     recheck: topics => bus.publish(recheckChannel, topics),
+    signal(topic, signal, { except } = {}) {
+      const item = writeSignal({ topic, signal, except })
+      if (item === undefined)
+        log.warn({ topic, type: signal.type }, 'a signal is too long, or no JSON, and was not sent')
+      else bus.publish(signalChannel, [item])
+    },
+    present: presence.present,
     start() {
       unsubscribe = [
         bus.subscribe(wakeChannel, topics => {
@@ -102,11 +151,16 @@ export function makeTopics(options: { bus: Bus; log: Log; pollMs: number }): Top
         bus.subscribe(recheckChannel, topics => {
           for (const topic of topics) hubs.get(topic)?.hub.recheck()
         }),
+        bus.subscribe(signalChannel, items => {
+          for (const item of items) hearSignal(item)
+        }),
         bus.onGap(() => poll.now()),
       ]
       poll.start()
+      presence.start()
     },
     stop() {
+      presence.stop()
       for (const each of unsubscribe) each()
       poll.stop()
     },
@@ -128,6 +182,32 @@ export function parseTopic(topic: string): { kind: string; id: string } {
 /** True when the answer is that the caller may not, not that nobody can tell just now. */
 export function isRefusal(error: unknown): boolean {
   return isAppError(error) && [401, 403, 404].includes(error.status)
+}
+
+interface SignalItem {
+  topic: string
+  signal: LiveSignal
+  except: string | undefined
+}
+
+/** Undefined for one that is no JSON or too long to be a signal. */
+function writeSignal({ topic, signal: { type, data }, except }: SignalItem): string | undefined {
+  try {
+    const item = JSON.stringify({ topic, except, signal: { type, data } })
+    return Buffer.byteLength(JSON.stringify({ type, data })) <= signalBytesMax ? item : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** What others send on the same database or Redis is not ours to believe. */
+function parseSignal(item: string): SignalItem | undefined {
+  try {
+    const found = JSON.parse(item) as SignalItem
+    return typeof found.topic === 'string' && typeof found.signal?.type === 'string' ? found : undefined
+  } catch {
+    return undefined
+  }
 }
 
 /** Topics opened at the same time share a question. */

@@ -15,7 +15,9 @@ import { isAppError, errors as platformErrors } from '../errors.ts'
 import type { Authenticate, Caller } from '../http/guard.ts'
 import type { Log } from '../log.ts'
 import { checkOrigin, renewCaller } from './access.ts'
-import type { Batch } from './batch.ts'
+import { type Allowance, makeAllowance } from './allowance.ts'
+import type { Batch, Signal } from './batch.ts'
+import { type CallLine, type Calls, makeCallLine } from './calls.ts'
 import { errors } from './errors.ts'
 import type { Follower } from './hub.ts'
 import { type About, type ClientFrame, closeCodes, errorFrame, parseFrame, type ServerFrame } from './protocol.ts'
@@ -24,6 +26,7 @@ import { isRefusal, type Topics } from './topics.ts'
 
 export interface SocketDeps {
   topics: Topics
+  calls: Calls
   roster: Roster
   log: Log
   authenticate: (token: string) => Promise<Caller | undefined>
@@ -48,7 +51,9 @@ const recheckEvery = 6
 const silentPingsMax = 2
 const framesPerSecond = 50
 const framesBurst = 200
-const text = { binary: false }
+/** Frames that may wait while a token is looked at, before the socket is not read. */
+const heldMax = 256
+const asText = { binary: false }
 
 /** What is refused before the handshake, as a problem document. */
 export function admitHandshake(deps: SocketDeps, request: FastifyRequest) {
@@ -76,8 +81,10 @@ class Connection implements Member {
   private held: { frame: ClientFrame; about: About }[] | undefined
   private draining: Promise<void> | undefined
   private silentPings = 0
-  private allowance = framesBurst
-  private allowanceAt = performance.now()
+  private pauses = 0
+  private readonly allowance: Allowance = makeAllowance({ perSecond: framesPerSecond, burst: framesBurst })
+  /** Made with the first call. */
+  private calls: CallLine | undefined
 
   constructor(deps: SocketDeps, socket: WebSocket, request: FastifyRequest) {
     this.deps = deps
@@ -120,7 +127,10 @@ class Connection implements Member {
 
   leave() {
     this.send({ type: 'closing', reason: 'The server is stopping. Connect again with your last positions.' })
-    this.close(closeCodes.goingAway, 'stopping')
+    const close = () => this.close(closeCodes.goingAway, 'stopping')
+    // What was begun is still answered.
+    if (this.calls) this.calls.end(close)
+    else close()
   }
 
   kill() {
@@ -131,39 +141,61 @@ class Connection implements Member {
 
   private hear(data: RawData, isBinary: boolean) {
     this.silentPings = 0
-    if (this.closing || !this.spend()) return
+    if (this.closing) return
     const about: About = {}
+    let frame: ClientFrame
     try {
-      const frame = parseFrame(data as Buffer, isBinary, about)
-      if (this.held) this.held.push({ frame, about })
-      else this.obey(frame, about)
+      frame = parseFrame(data as Buffer, isBinary, about)
     } catch (error) {
-      this.sendError(error, about)
+      if (this.spend()) this.sendError(error, about)
+      return
     }
+    if (!this.isCounted(frame) && !this.spend()) return
+    if (this.held) this.hold(frame, about)
+    else this.obey(frame, about)
+  }
+
+  /** Calls are counted with the requests of their caller. */
+  private isCounted(frame: ClientFrame): boolean {
+    return frame.type === 'call' && (this.caller !== undefined || this.held !== undefined)
   }
 
   /** Takes one frame from the allowance; false when it was used up and the connection is being closed. */
   private spend(): boolean {
-    const now = performance.now()
-    this.allowance = Math.min(framesBurst, this.allowance + ((now - this.allowanceAt) / 1000) * framesPerSecond)
-    this.allowanceAt = now
-    if (this.allowance >= 1) {
-      this.allowance--
-      return true
-    }
+    if (this.allowance.take()) return true
     this.sendError(errors.tooManyFrames(framesPerSecond))
     this.close(closeCodes.tooManyFrames, 'too many frames')
     return false
   }
 
   private obey(frame: ClientFrame, about: About) {
+    try {
+      this.act(frame, about)
+    } catch (error) {
+      this.sendError(error, about)
+    }
+  }
+
+  private act(frame: ClientFrame, about: About) {
     if (frame.type === 'ping') return this.send({ type: 'pong' })
     if (frame.type === 'auth') return void this.authenticate(frame.token)
+    if (frame.type === 'call') return this.callLine().push(frame)
     if (this.caller === undefined) throw platformErrors.unauthenticated('Send an `auth` frame with a token first.')
     if (frame.type === 'unsubscribe') return this.forget(frame.topic)
     if (this.subscriptions.has(frame.topic)) throw errors.alreadyFollowed()
     if (this.subscriptions.size >= this.deps.topicsMax) throw errors.tooManyTopics(this.deps.topicsMax)
     void this.subscribe(frame, about)
+  }
+
+  private callLine(): CallLine {
+    this.calls ??= makeCallLine(this.deps.calls, {
+      caller: () => (this.closing ? undefined : this.caller),
+      send: frame => this.write(frame),
+      drained: () => this.drained(),
+      pause: () => this.pause(),
+      resume: () => this.resume(),
+    })
+    return this.calls
   }
 
   private async authenticate(token: string) {
@@ -190,22 +222,29 @@ class Connection implements Member {
     this.send({ type: 'ready' })
   }
 
+  private hold(frame: ClientFrame, about: About) {
+    if (this.held!.push({ frame, about }) === heldMax) this.pause()
+  }
+
   private release() {
     const held = this.held ?? []
     this.held = undefined
-    for (const [index, { frame, about }] of held.entries()) {
+    for (const { frame, about } of held) {
       if (this.closing) return
-      if (this.held) {
-        // Another `auth` was among them: the rest waits for its answer.
-        this.held = held.slice(index)
-        return
-      }
-      try {
-        this.obey(frame, about)
-      } catch (error) {
-        this.sendError(error, about)
-      }
+      // When another `auth` was among them, the rest waits for its answer.
+      if (this.held) this.hold(frame, about)
+      else this.obey(frame, about)
     }
+    if (held.length >= heldMax) this.resume()
+  }
+
+  /** The socket is read again when all who paused it have resumed it. */
+  private pause() {
+    if (this.pauses++ === 0) this.socket.pause()
+  }
+
+  private resume() {
+    if (--this.pauses === 0) this.socket.resume()
   }
 
   private async subscribe(frame: ClientFrame & { type: 'subscribe' }, about: About) {
@@ -213,9 +252,9 @@ class Connection implements Member {
     const subscription: Subscription = {}
     this.subscriptions.set(topic, subscription)
     try {
-      await this.deps.topics.authorize(this.caller!, topic)
+      const { presentAs } = await this.deps.topics.admit(this.caller!, topic)
       if (this.subscriptions.get(topic) !== subscription) return
-      subscription.stop = this.deps.topics.follow(topic, frame.after, this.follower(frame, about))
+      subscription.stop = this.deps.topics.follow(topic, frame.after, this.follower(frame, { about, presentAs }))
     } catch (error) {
       if (this.subscriptions.get(topic) !== subscription) return
       this.forget(topic)
@@ -223,8 +262,13 @@ class Connection implements Member {
     }
   }
 
-  private follower({ topic, id }: { topic: string; id: string | undefined }, about: About): Follower {
+  private follower(
+    { topic, id }: { topic: string; id: string | undefined },
+    { about, presentAs }: { about: About; presentAs: string | undefined },
+  ): Follower {
     return {
+      userId: this.caller!.userId,
+      presentAs,
       opened: seq => this.send({ type: 'subscribed', topic, seq, id }),
       take: batch => this.take(batch),
       completed: () => {
@@ -236,7 +280,9 @@ class Connection implements Member {
         this.sendError(error, about)
       },
       drained: () => this.drained(),
-      recheck: () => void this.recheck(topic),
+      recheck: () => void this.recheck(topic).catch(() => {}),
+      askAgain: () => this.recheck(topic),
+      signal: signal => this.tell(signal),
     }
   }
 
@@ -246,16 +292,18 @@ class Connection implements Member {
   }
 
   private async recheckAll() {
-    await Promise.all([...this.subscriptions.keys()].map(topic => this.recheck(topic)))
+    await Promise.allSettled([...this.subscriptions.keys()].map(topic => this.recheck(topic)))
   }
 
+  /** Stops following what is no longer allowed. @throws what kept anybody from telling */
   private async recheck(topic: string) {
     const subscription = this.subscriptions.get(topic)
     if (!subscription?.stop || !this.caller) return
     try {
       await this.deps.topics.authorize(this.caller, topic)
     } catch (error) {
-      if (!isRefusal(error) || this.subscriptions.get(topic) !== subscription) return
+      if (!isRefusal(error)) throw error
+      if (this.subscriptions.get(topic) !== subscription) return
       this.forget(topic)
       this.sendError(error, { topic })
     }
@@ -265,9 +313,14 @@ class Connection implements Member {
 
   private take(batch: Batch) {
     for (const frame of batch.frames()) {
-      if (!this.write(frame)) return
+      if (!this.writeRaw(frame)) return
     }
     this.deps.onDelivered(batch.items.length)
+  }
+
+  /** To whoever does not read just now a signal is no longer worth sending. */
+  private tell(signal: Signal) {
+    if (signal.except !== this.caller?.userId && !this.raw.writableNeedDrain) this.writeRaw(signal.frame())
   }
 
   private send(frame: ServerFrame) {
@@ -279,16 +332,24 @@ class Connection implements Member {
     this.send(errorFrame(isAppError(error) ? error : platformErrors.internal(), about))
   }
 
-  /** False when the client reads too slowly and is being closed. */
-  private write(data: Buffer | string): boolean {
-    if (this.closing || this.socket.readyState !== this.socket.OPEN) return false
-    if (this.socket.bufferedAmount > this.deps.bufferBytes) {
-      this.deps.onSlow()
-      this.close(closeCodes.slow, 'too slow: connect again with your last positions')
-      return false
-    }
-    this.socket.send(data, text)
+  private write(text: string) {
+    if (this.mayWrite()) this.socket.send(text, asText)
+  }
+
+  /** Of whole frames. Nothing is compressed, so `ws` holds none back that could be overtaken. */
+  private writeRaw(frame: Buffer): boolean {
+    if (!this.mayWrite()) return false
+    this.raw.write(frame)
     return true
+  }
+
+  /** False when the client reads too slowly and is being closed. */
+  private mayWrite(): boolean {
+    if (this.closing || this.socket.readyState !== this.socket.OPEN) return false
+    if (this.raw.writableLength <= this.deps.bufferBytes) return true
+    this.deps.onSlow()
+    this.close(closeCodes.slow, 'too slow: connect again with your last positions')
+    return false
   }
 
   /** One promise a connection, however many of its topics are catching up. */
@@ -319,6 +380,8 @@ class Connection implements Member {
   private close(code: number, reason: string) {
     if (this.closing) return
     this.stopFollowing()
+    // To hear the client's answer.
+    this.socket.resume()
     this.socket.close(code, reason)
     setTimeout(() => this.socket.terminate(), this.deps.leaveMs).unref()
   }

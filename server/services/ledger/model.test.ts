@@ -34,8 +34,17 @@ const who = fc.constantFrom('right', 'right', 'right', 'right', 'right', 'other'
 const seconds = fc.constantFrom(undefined, undefined, undefined, 1, 600)
 const far = fc.integer({ min: 1, max: 9 })
 const isRare = fc.constantFrom(...Array<boolean>(11).fill(false), true)
-const line = fc.record({ from: nth, isStrange: isRare, far, amount, seconds, key, linked: fc.boolean() })
+const share = fc.constantFrom(undefined, 0.5, 1, 1.5)
+const linked = fc.boolean()
 const verb = <const T extends string>(...names: T[]) => fc.constantFrom(...names)
+const line = fc.oneof(
+  {
+    weight: 4,
+    arbitrary: fc.record({ do: verb('transfer'), from: nth, isStrange: isRare, far, amount, seconds, key, linked }),
+  },
+  { weight: 1, arbitrary: fc.record({ do: verb('post'), nth, share, key, linked }) },
+  { weight: 1, arbitrary: fc.record({ do: verb('void', 'reverse'), nth, key, linked }) },
+)
 
 const step = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: verb('open'), nth, currency, name: verb('a', 'b'), key }) },
@@ -54,7 +63,7 @@ const step = fc.oneof(
   },
   {
     weight: 4,
-    arbitrary: fc.record({ do: verb('post'), who, nth, share: fc.constantFrom(undefined, 0.5, 1, 1.5), key }),
+    arbitrary: fc.record({ do: verb('post'), who, nth, share, key }),
   },
   { weight: 2, arbitrary: fc.record({ do: verb('void'), who, nth, key }) },
   { weight: 1, arbitrary: fc.record({ do: verb('expire'), nth }) },
@@ -154,29 +163,64 @@ function meant(world: World, each: Exclude<Step, { do: 'again' | 'wait' }>): Mea
     }
     case 'batch':
       return aboutBatch(world, each)
+    case 'expire':
+      return {
+        wish: { type: 'expire', hold: pick(world.model.holds(), each.nth)?.id ?? unknownId },
+        right: bank,
+        other: bank,
+      }
     case 'post':
     case 'void':
-    case 'expire':
-      return aboutHold(world, each)
     case 'reverse':
-      return aboutTransfer(world, each)
+      return aboutEarlier(world, each)
     default:
       return aboutAccount(pick(accounts, each.nth)!, each)
   }
 }
 
+/** What concerns earlier transfers is by whoever may do it where the batch begins with such a line. */
 function aboutBatch(world: World, each: Made<'batch'>): Meant {
-  const accounts = world.model.accounts()
-  const right = pick(world.users, each.nth)!
-  const own = accounts.filter(account => account.owner === right)
+  const first = each.lines[0]!
+  const { right } = first.do === 'transfer' ? { right: pick(world.users, each.nth)! } : aboutEarlier(world, first)
   const lines = each.lines.map((one, index): Line => {
-    const { amount, seconds } = one
-    const from = pick(one.isStrange ? accounts : own, one.from)!
-    const to = pick(accounts, accounts.indexOf(from) + one.far)!
-    const linked = one.linked && (each.isOpen || index < each.lines.length - 1)
-    return { from: from.id, to: to.id, amount, seconds, currency: 'USD', key: keyOf(world, one.key), linked }
+    const isLinked = one.linked && (each.isOpen || index < each.lines.length - 1)
+    const wish = one.do === 'transfer' ? toTransfer(world, right, one) : aboutEarlier(world, one).wish
+    return { wish, key: keyOf(world, one.key), linked: isLinked }
   })
   return { wish: { type: 'batch', lines }, right, other: bank }
+}
+
+type LineStep = Made<'batch'>['lines'][number]
+
+function toTransfer({ model }: World, by: string, one: Extract<LineStep, { do: 'transfer' }>): Line['wish'] {
+  const accounts = model.accounts()
+  const { amount, seconds } = one
+  const from =
+    pick(one.isStrange ? accounts : accounts.filter(account => account.owner === by), one.from) ?? accounts[0]!
+  const to = pick(accounts, accounts.indexOf(from) + one.far)!
+  return { type: 'transfer', from: from.id, to: to.id, amount, seconds, currency: 'USD' }
+}
+
+interface Earlier {
+  do: 'post' | 'void' | 'reverse'
+  nth: number
+  share?: number | undefined
+}
+
+/** About a hold or a transfer that there is; about none where there is none yet. */
+function aboutEarlier({ users, model }: World, each: Earlier): Meant & { wish: Line['wish'] } {
+  const ownerOf = (id: string) => model.account(id).owner || bank
+  if (each.do === 'reverse') {
+    const original = pick(model.transfers(), each.nth)
+    const [other, right] = original ? [original.from, original.to].map(side => ownerOf(side.account)) : users
+    return { wish: { type: 'reverse', transfer: original?.id ?? unknownId }, right: right!, other: other! }
+  }
+  const hold = pick(model.holds(), each.nth)
+  const [other, right] = hold ? [ownerOf(hold.from), ownerOf(hold.to)] : users
+  const amount = each.share && Math.ceil((hold?.amount ?? 1) * each.share)
+  const named = { hold: hold?.id ?? unknownId }
+  const wish = each.do === 'post' ? { type: each.do, ...named, amount } : { type: each.do, ...named }
+  return { wish, right: right!, other: other! }
 }
 
 function aboutAccount({ id, owner, currency }: ModelAccount, each: Made<'close'> | Made<'deposit' | 'withdrawal'>) {
@@ -184,22 +228,6 @@ function aboutAccount({ id, owner, currency }: ModelAccount, each: Made<'close'>
   const money = { amount: each.amount, currency }
   const wish: Wish = each.do === 'deposit' ? { type: each.do, to: id, ...money } : { type: each.do, from: id, ...money }
   return { wish, right: bank, other: owner }
-}
-
-function aboutHold({ users, model }: World, each: Made<'post'> | Made<'void'> | Made<'expire'>): Meant {
-  const hold = pick(model.holds(), each.nth)
-  const [other, right] = hold ? [hold.from, hold.to].map(id => model.account(id).owner) : users
-  const named = { hold: hold?.id ?? unknownId }
-  const amount = each.do === 'post' && each.share ? Math.ceil((hold?.amount ?? 1) * each.share) : undefined
-  const wish: Wish = each.do === 'post' ? { type: each.do, ...named, amount } : { type: each.do, ...named }
-  return { wish, right: right!, other: other! }
-}
-
-function aboutTransfer({ users, model }: World, each: Made<'reverse'>): Meant {
-  const original = pick(model.transfers(), each.nth)
-  const ownerOf = (id: string) => model.account(id).owner || bank
-  const [other, right] = original ? [original.from, original.to].map(side => ownerOf(side.account)) : users
-  return { wish: { type: 'reverse', transfer: original?.id ?? unknownId }, right: right!, other: other! }
 }
 
 const unknownId = '999999999999'

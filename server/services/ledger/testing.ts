@@ -12,7 +12,9 @@ interface Transfer {
   seconds?: number | undefined
 }
 
-export interface Line extends Transfer {
+/** A line of a batch. */
+export interface Line {
+  wish: Extract<Wish, { type: 'transfer' | 'post' | 'void' | 'reverse' }>
   linked: boolean
   key?: string | undefined
 }
@@ -69,9 +71,12 @@ function transferBody({ from, to, amount, currency, seconds }: Transfer) {
   return { from, to, amount: String(amount), currency, ...hold }
 }
 
-function lineBody(line: Line) {
-  const key = line.key === undefined ? {} : { idempotency_key: line.key }
-  return { ...transferBody(line), ...key, ...(line.linked && { linked: true }) }
+function lineBody({ wish, linked, key }: Line) {
+  const own = { ...(key !== undefined && { idempotency_key: key }), ...(linked && { linked }) }
+  if (wish.type === 'transfer') return { ...transferBody(wish), ...own }
+  if (wish.type === 'reverse') return { reverse: wish.transfer, ...own }
+  if (wish.type === 'void') return { void: wish.hold, ...own }
+  return { post: wish.hold, ...(wish.amount !== undefined && { amount: String(wish.amount) }), ...own }
 }
 
 /** An account after a transfer. */
@@ -231,7 +236,7 @@ export function makeModel(bank: string) {
         const own = key === undefined ? undefined : `${key}\n${place}`
         const outcome = answer(() =>
           once(['transfers', by, line.key ?? own], JSON.stringify(lineBody(line)), () =>
-            transfer(by, line, { id: ids[place] ?? 'nothing', kind: 'transfer' }),
+            fulfil(by, line.wish, ids[place] ?? 'nothing'),
           ),
         )
         if (!isMade(outcome)) {
@@ -244,7 +249,8 @@ export function makeModel(bank: string) {
     }
 
     function read(place: number): Expected {
-      assertReadable(lines[place]!)
+      const { wish } = lines[place]!
+      if (wish.type === 'transfer') assertReadable(wish)
       if (lines[place]!.linked && place === lines.length - 1) throw new Refusal('chain_open')
       return { code: 'readable' }
     }

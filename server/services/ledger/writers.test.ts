@@ -45,6 +45,8 @@ const step = fc.oneof(
       ...payment,
       amounts: fc.array(amount, { minLength: 2, maxLength: 4 }),
       isDoubled: fc.boolean(),
+      first: fc.constantFrom(undefined, 'post', 'void', 'reverse'),
+      nth,
     }),
   },
   {
@@ -131,6 +133,10 @@ async function ask({ history }: World, calls: Call[]): Promise<Entry[]> {
   )
 }
 
+function pick<T>(items: readonly T[], n: number): T | undefined {
+  return items[n % items.length]
+}
+
 const newKey = () => `key ${++keys}`
 
 function partiesOf({ accounts }: World, { from, far }: { from: number; far: number }) {
@@ -160,16 +166,23 @@ function assertOneAnswer(entries: Entry[]) {
   assert.ok(answers.size <= 1, [...answers].join('\n'))
 }
 
-/** Every line comes twice in the same batch where it is doubled. */
+/** Every line comes twice in the same batch where it is doubled. The first may be about what was done before. */
 async function chain(world: World, each: Did<'chain'>) {
-  const { by, ...parties } = partiesOf(world, each)
-  const last = each.amounts.length - 1
-  const lines: Line[] = each.amounts.map((amount, n) => ({ ...parties, amount, linked: n < last, key: newKey() }))
+  const earlier = each.first && pick(each.first === 'reverse' ? world.transfers : world.holds, each.nth)
+  const from = earlier ? world.accounts.findIndex(account => account.id === earlier.to) : each.from
+  const { by, ...parties } = partiesOf(world, { ...each, from })
+  const wishes: Line['wish'][] = each.amounts.map(amount => ({ type: 'transfer', ...parties, amount }))
+  if (earlier && each.first)
+    wishes.unshift(
+      each.first === 'reverse' ? { type: 'reverse', transfer: earlier.id } : { type: each.first, hold: earlier.id },
+    )
+  const lines = wishes.map((wish, n): Line => ({ wish, linked: n < wishes.length - 1, key: newKey() }))
   const wish: Wish = { type: 'batch', lines: each.isDoubled ? [...lines, ...lines] : lines }
   const entries = await ask(world, Array(each.copies).fill({ by, wish }))
   const made = entries.flatMap(({ answer }) => chainsIn(outcomesOf(answer), lines.length)).filter(ids => ids.length > 0)
   assert.ok(new Set(made.map(String)).size <= 1, 'a repeated chain gets the same answer')
-  for (const id of made[0] ?? []) world.transfers.push({ id, to: parties.to })
+  for (const [n, id] of made[0]?.entries() ?? [])
+    if (wishes[n]!.type === 'transfer') world.transfers.push({ id, to: parties.to })
 }
 
 /** The ids of each chain: all or none. */
@@ -186,8 +199,8 @@ function chainsIn(outcomes: ReturnType<typeof outcomesOf>, length: number): stri
 
 async function settle(world: World, each: Did<'settle'>) {
   const { accounts, holds } = world
-  if (holds.length === 0) return
-  const hold = holds[each.nth % holds.length]!
+  const hold = pick(holds, each.nth)
+  if (!hold) return
   const by = accounts.find(account => account.id === hold.to)!.owner
   const amount = each.share && Math.ceil(hold.amount * each.share)
   const calls = each.verbs.map(
@@ -206,8 +219,9 @@ async function settle(world: World, each: Did<'settle'>) {
 
 async function reverse(world: World, each: Did<'reverse'>) {
   const { accounts, transfers } = world
-  if (transfers.length === 0) return
-  const { id, to } = transfers[each.nth % transfers.length]!
+  const original = pick(transfers, each.nth)
+  if (!original) return
+  const { id, to } = original
   const by = accounts.find(account => account.id === to)!.owner
   const entries = await ask(world, Array(each.copies).fill({ by, wish: { type: 'reverse', transfer: id } }))
   assert.ok(entries.filter(({ answer }) => answer.status < 300).length <= 1, 'a transfer was reversed twice')
@@ -244,22 +258,18 @@ async function assertExplained(world: World) {
   const moments = replay(model, inOrder, stored)
   await ledger.assertLike(model)
   for (const entry of world.history)
-    for (const refused of refusalsOf(entry)) assertReason({ ...refused, entry, model, moments, world })
+    for (const refused of refusalsOf(entry)) assertReason(refused, { entry, model, moments, history: world.history })
 }
 
 function eventsOf({ call, answer }: Entry): Event[] {
   const { by, wish } = call
   if (wish.type === 'open') return []
-  if (wish.type !== 'batch') {
-    if (answer.status >= 300) return []
-    const { id } = answer.body
-    return [
-      { name: `${wish.type === 'void' || wish.type === 'expire' ? 'end' : 'made'} ${id}`, id, call: { by, wish } },
-    ]
-  }
-  return outcomesOf(answer).flatMap(({ id }, place): Event[] => {
-    const { linked: _, key: __, ...line } = wish.lines[place]!
-    return id === undefined ? [] : [{ name: `made ${id}`, id, call: { by, wish: { type: 'transfer', ...line } } }]
+  const parts = wish.type === 'batch' ? wish.lines.map(line => line.wish) : [wish]
+  const outcomes = wish.type === 'batch' ? outcomesOf(answer) : [outcomeOf(answer)]
+  return outcomes.flatMap(({ id }, place): Event[] => {
+    const part = parts[place]!
+    const isEnd = part.type === 'void' || part.type === 'expire'
+    return id === undefined ? [] : [{ name: `${isEnd ? 'end' : 'made'} ${id}`, id, call: { by, wish: part } }]
   })
 }
 
@@ -333,36 +343,38 @@ function leastAt(moments: Moment[], { start, end }: Entry): number {
 interface Refused {
   code: string
   wish: Wish
-  /** Of the payer, who must have had less. */
-  needed: { account: string; amount: number } | undefined
+  /** Those before it in its chain, which were done and taken back. */
+  before: Wish[]
 }
 
 function refusalsOf({ call, answer }: Entry): Refused[] {
   const { wish } = call
-  if (wish.type !== 'batch')
-    return answer.status < 300 ? [] : [{ code: outcomeOf(answer).code, wish, needed: neededOf(wish) }]
+  if (wish.type !== 'batch') return answer.status < 300 ? [] : [{ code: outcomeOf(answer).code, wish, before: [] }]
+  const length = wish.lines.findIndex(line => !line.linked) + 1
+  const wishes = wish.lines.map(line => line.wish)
   return outcomesOf(answer).flatMap(({ code, id }, place) => {
     if (id !== undefined || code === 'chain_failed') return []
-    // The lines before it in its chain had been taken off.
-    const length = wish.lines.findIndex(line => !line.linked) + 1
-    const before = wish.lines.slice(place - (place % length), place + 1)
-    const amount = before.reduce((sum, line) => sum + line.amount, 0)
-    return [{ code, wish, needed: { account: wish.lines[place]!.from, amount } }]
+    return [{ code, wish: wishes[place]!, before: wishes.slice(place - (place % length), place) }]
   })
 }
 
-function neededOf(wish: Wish): Refused['needed'] {
-  return wish.type === 'transfer' ? { account: wish.from, amount: wish.amount } : undefined
+interface Facts {
+  entry: Entry
+  model: Model
+  moments: Map<string, Moment[]>
+  history: Entry[]
 }
 
 /** A refusal that was not true at any moment while it was asked for is a fault, and so is one of another kind. */
-function assertReason(given: Refused & { entry: Entry; model: Model; moments: Map<string, Moment[]>; world: World }) {
-  const { code, wish, entry, model } = given
+function assertReason({ code, wish, before }: Refused, { entry, model, moments, history }: Facts) {
   const hold = 'hold' in wish ? model.hold(wish.hold)! : undefined
   const original = wish.type === 'reverse' ? model.transfer(wish.transfer)! : undefined
-  const needed = given.needed ?? (original && { account: original.to.account, amount: original.amount })
   const reasons: Record<string, () => boolean> = {
-    insufficient_funds: () => leastAt(given.moments.get(needed!.account)!, entry) < needed!.amount,
+    insufficient_funds: () => {
+      const account = wish.type === 'transfer' ? wish.from : original!.to.account
+      const taken = [...before, wish].reduce((sum, one) => sum - effectOn(account, one, model), 0)
+      return leastAt(moments.get(account)!, entry) < taken
+    },
     hold_already_posted: () => hold?.status === 'posted',
     hold_already_voided: () => hold?.status === 'voided',
     hold_expired: () => hold !== undefined && hold.expiresAt <= entry.end,
@@ -370,13 +382,26 @@ function assertReason(given: Refused & { entry: Entry; model: Model; moments: Ma
     hold_amount_exceeded: () => wish.type === 'post' && wish.amount! > hold!.amount,
     already_reversed: () => model.transfers().some(({ reversesId }) => reversesId === original?.id),
     not_reversible: () => original?.kind === 'reversal',
-    idempotency_key_reused: () => given.world.history.some(one => isOtherWish(one, entry)),
+    idempotency_key_reused: () => history.some(one => isOtherWish(one, entry)),
   }
   assert.ok(reasons[code]?.(), `${code} was no reason to refuse ${JSON.stringify(entry.call)} (${entry.answer.text})`)
+}
+
+/** What a wish that is granted adds to what an account has to spend. */
+function effectOn(account: string, wish: Wish, model: Model): number {
+  if (wish.type === 'transfer')
+    return (wish.to === account ? wish.amount : 0) - (wish.from === account ? wish.amount : 0)
+  if (wish.type === 'reverse') {
+    const { from, to, amount } = model.transfer(wish.transfer)!
+    return (from.account === account ? amount : 0) - (to.account === account ? amount : 0)
+  }
+  const hold = 'hold' in wish ? model.hold(wish.hold)! : undefined
+  if (wish.type === 'post') return hold!.to === account ? (wish.amount ?? hold!.amount) : 0
+  return wish.type === 'void' && hold!.from === account ? hold!.amount : 0
 }
 
 /** Whether a call with the same key was granted something else. */
 function isOtherWish({ call, answer }: Entry, refused: Entry): boolean {
   const { by, key, wish } = refused.call
-  return answer.status < 300 && call.key === key && call.by === by && call.wish !== wish
+  return key !== undefined && answer.status < 300 && call.key === key && call.by === by && call.wish !== wish
 }
