@@ -165,12 +165,13 @@ async function createUser(identity: ReturnType<typeof makeIdentityOf>, username:
     email: { type: 'string' },
     'password-stdin': { type: 'boolean' },
   })
+  const role = values.admin ? 'admin' : asRole(values.role)
   const password = await readPassword(values['password-stdin'] === true)
   const made = await identity.createUser({
     username,
     password,
     ...(values.email === undefined ? {} : { email: values.email }),
-    role: values.admin ? 'admin' : asRole(values.role),
+    role,
   })
   console.log(`Made the ${made.role} ${made.username} (${made.id}).`)
 }

@@ -49,7 +49,7 @@ export async function makeCapstan(): Promise<Capstan> {
     const log = await open(logFile, 'a', 0o600)
     child = spawn(process.execPath, ['server/main.ts', 'start'], {
       cwd: root,
-      env: environment({ PORT: String(port), DATA_DIR: dataDir }),
+      env: environment({ PORT: String(port), GRPC_PORT: 'off', DATA_DIR: dataDir }),
       // A group of its own, so that Ctrl-C reaches the tour alone, which then stops Capstan.
       detached: true,
       stdio: ['ignore', log.fd, log.fd],

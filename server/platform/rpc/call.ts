@@ -1,5 +1,11 @@
 /** One call: what is known of it, and how it ends early. */
-import { type ContextKey, createContextKey, type HandlerContext, type Interceptor } from '@connectrpc/connect'
+import {
+  type ConnectError,
+  type ContextKey,
+  createContextKey,
+  type HandlerContext,
+  type Interceptor,
+} from '@connectrpc/connect'
 import { errors } from '../errors.ts'
 import type { Caller } from '../http/guard.ts'
 import type { Log } from '../log.ts'
@@ -11,6 +17,8 @@ export interface Call {
   address: string
   log: Log
   caller: Caller | undefined
+  /** Ends a stream with an error; what the client has sent is done first. */
+  end(reason: ConnectError): void
 }
 
 export const callKey: ContextKey<Call | undefined> = createContextKey<Call | undefined>(undefined)

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { once } from 'node:events'
 import http2 from 'node:http2'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { gzipSync } from 'node:zlib'
 import { create, toBinary } from '@bufbuild/protobuf'
 import { makeGrpcClient, statusOf } from '../../../test/support/grpc.ts'
@@ -13,6 +14,7 @@ import { Echo, type EchoImplementation, makeTestRpc, rulesForUsers, type Text } 
 
 const messageBytesMax = 4 * 1024 * 1024
 const idleMs = 300
+const slowMs = 50
 let chunksTaken = 0
 const ended: string[] = []
 
@@ -22,6 +24,8 @@ const implementation: EchoImplementation = {
     if (text === 'break') throw new Error('a secret of the server')
     if (text === 'hang') await new Promise(resolve => context.signal.addEventListener('abort', resolve))
     if (text === 'hang') ended.push('say')
+    if (text === 'deaf') await new Promise(() => {})
+    if (text === 'slow') await sleep(slowMs)
     return { text: text === 'who' ? callerOf(context).name : text }
   },
   async gather(requests) {
@@ -64,6 +68,30 @@ const failureOf = async (call: Promise<unknown>) =>
   )
 const textsOf = async (stream: AsyncIterable<unknown>) =>
   (await Array.fromAsync(stream)).map(each => (each as Text).text)
+
+/** A call as its parts, for what no client would send. */
+function openRaw(method: string, headers: Record<string, string> = {}) {
+  const session = http2.connect(`http://127.0.0.1:${server.port}`)
+  const request = session.request({
+    ':method': 'POST',
+    ':path': `/test.v1.Echo/${method}`,
+    'content-type': 'application/grpc',
+    authorization: 'Bearer ann',
+    ...headers,
+  })
+  request.on('error', () => {})
+  return { session, request, trailers: async () => (await once(request.resume(), 'trailers'))[0] }
+}
+
+const encode = (text: string) => envelope(toBinary(Echo.method.say!.input, create(Echo.method.say!.input, { text })))
+
+/** A message as it goes over the wire. */
+function envelope(message: Uint8Array, compressed = false): Buffer {
+  const prefix = Buffer.alloc(5)
+  prefix.writeUInt8(compressed ? 1 : 0)
+  prefix.writeUInt32BE(message.length, 1)
+  return Buffer.concat([prefix, message])
+}
 
 test('each kind of method is answered', async () => {
   assert.equal(((await ann.unary('say', { text: 'hello' })) as Text).text, 'hello')
@@ -161,12 +189,7 @@ test('a method that is not there is unimplemented, and what is not gRPC is not t
     makeGrpcClient(elsewhere, server.port, { token: 'ann' }).unary('say', { text: 'x' }),
   )
   assert.equal(status, 'UNIMPLEMENTED')
-  const session = http2.connect(`http://127.0.0.1:${server.port}`)
-  const request = session.request({
-    ':method': 'POST',
-    ':path': '/test.v1.Echo/Say',
-    'content-type': 'application/json',
-  })
+  const { session, request } = openRaw('Say', { 'content-type': 'application/json' })
   request.end('{}')
   const [headers] = await once(request, 'response')
   assert.equal(headers[':status'], 415)
@@ -188,28 +211,26 @@ test('messages are taken up to their limit, and strangers have a lower one', asy
 
 test('a small message that unpacks to a large one is refused', async () => {
   const bomb = gzipSync(Buffer.alloc(messageBytesMax * 20))
-  const session = http2.connect(`http://127.0.0.1:${server.port}`)
-  const request = session.request({
-    ':method': 'POST',
-    ':path': '/test.v1.Echo/Say',
-    'content-type': 'application/grpc',
-    'grpc-encoding': 'gzip',
-    authorization: 'Bearer ann',
-  })
+  const { session, request, trailers } = openRaw('Say', { 'grpc-encoding': 'gzip' })
   request.end(envelope(bomb, true))
-  request.resume()
-  const [trailers] = await once(request, 'trailers')
-  assert.equal(trailers['grpc-status'], '8')
+  assert.equal((await trailers())['grpc-status'], '8')
   session.close()
 })
 
-test('a call ends at its deadline, for the server too', async () => {
-  const { status } = await failureOf(ann.unary('say', { text: 'hang' }, { deadlineMs: 100 }))
-  assert.equal(status, 'DEADLINE_EXCEEDED')
+test('a call ends at its deadline, whatever is done for it', async () => {
+  assert.equal((await failureOf(ann.unary('say', { text: 'hang' }, { deadlineMs: 100 }))).status, 'DEADLINE_EXCEEDED')
   await until(() => ended.includes('say'))
-  // gRPC's way to say "for ever": more than a timer of Node holds.
-  const longest = { 'grpc-timeout': '99999999H' }
-  assert.equal(((await ann.unary('say', { text: 'x' }, { metadata: longest })) as Text).text, 'x')
+  const { session, request, trailers } = openRaw('Say', { 'grpc-timeout': '100m' })
+  request.end(encode('deaf'))
+  assert.equal((await trailers())['grpc-status'], '4')
+  session.close()
+})
+
+test('the longest deadline, which is more than a timer holds, is none', async () => {
+  const { session, request, trailers } = openRaw('Say', { 'grpc-timeout': '99999999H' })
+  request.end(encode('slow'))
+  assert.equal((await trailers())['grpc-status'], '0')
+  session.close()
 })
 
 test('callers are counted, probes are not', async () => {
@@ -249,45 +270,23 @@ test('a stream on which nothing comes is ended, one that goes on is not', async 
 })
 
 test('a message that never comes whole is not waited for', async () => {
-  const session = http2.connect(`http://127.0.0.1:${server.port}`)
-  const request = session.request({
-    ':method': 'POST',
-    ':path': '/test.v1.Echo/Say',
-    'content-type': 'application/grpc',
-    authorization: 'Bearer ann',
-  })
-  request.resume()
+  const { session, request, trailers } = openRaw('Say')
   // Drop by drop, so that it is never idle.
   const drops = setInterval(() => request.write(Buffer.from([0])), idleMs / 4)
-  const [trailers] = await once(request, 'trailers')
+  const { 'grpc-status': status } = await trailers()
   clearInterval(drops)
-  assert.equal(trailers['grpc-status'], '4')
+  assert.equal(status, '4')
   session.destroy()
 })
 
 test('a client that does not read is sent no more than it has room for, and is cut off in the end', async () => {
   const chunks = 1000
-  const session = http2.connect(`http://127.0.0.1:${server.port}`)
-  const request = session.request({
-    ':method': 'POST',
-    ':path': '/test.v1.Echo/Count',
-    'content-type': 'application/grpc',
-    authorization: 'Bearer ann',
-  })
-  request.on('error', () => {})
-  request.end(envelope(toBinary(Echo.method.count!.input, create(Echo.method.count!.input, { text: `${chunks}` }))))
+  const { session, request } = openRaw('Count')
+  request.end(encode(`${chunks}`))
   await until(() => ended.includes(`count ${chunks}`))
   assert.ok(chunksTaken < chunks / 10, `${chunksTaken} of ${chunks} messages were made`)
   session.destroy()
 })
-
-/** A message as it goes over the wire. */
-function envelope(message: Uint8Array, compressed = false): Buffer {
-  const prefix = Buffer.alloc(5)
-  prefix.writeUInt8(compressed ? 1 : 0)
-  prefix.writeUInt32BE(message.length, 1)
-  return Buffer.concat([prefix, message])
-}
 
 test('a client that leaves ends what was done for it', async () => {
   const stream = ann.serverStream('count', { text: 'forever' })

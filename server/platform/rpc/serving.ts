@@ -44,15 +44,15 @@ export function makeServing(given: {
       whole: !isClientStream,
       late: () => statusOf(errors.streamIdle(idleMs)),
     })
+    const end = (reason: ConnectError) => (isClientStream ? body.fail(reason) : aborter.abort(reason))
     const open: OpenCall = {
       stop(reason) {
-        if (isClientStream) body.fail(reason)
-        else if (ruleOf(method).isEndless) aborter.abort(reason)
+        if (isClientStream || ruleOf(method).isEndless) end(reason)
       },
     }
     const requestId = requestIdOf(headers['x-request-id'])
     const log = given.log.child({ request_id: requestId })
-    const call: Call = { requestId, address: addressOf(stream, headers, settings), log, caller: undefined }
+    const call: Call = { requestId, address: addressOf(stream, headers, settings), log, caller: undefined, end }
     const finish = observe(handler, log)
     let reply: UniversalServerResponse | undefined
     calls.add(open)

@@ -4,7 +4,7 @@
  */
 import { hash } from 'node:crypto'
 import { makeBatcher, type Outcome } from '#platform/batch.ts'
-import { byIdsParameters, type Database, isConnectionLoss, sqlState, type Tx } from '#platform/database/pool.ts'
+import { byIdsParameters, type Database, isConnectionLoss, type Tx } from '#platform/database/pool.ts'
 import type { Live } from '#platform/live/live.ts'
 import type { Metrics } from '#platform/metrics.ts'
 import { errors } from './errors.ts'
@@ -34,7 +34,6 @@ const batchMax = 1000
 const waitingMax = 20_000
 /** Batches in flight, of different chats each, so that the order in a chat is that of the calls. */
 const lanes = 2
-const attemptsMax = 3
 const batchBuckets = [1, 4, 16, 64, 256, 1000]
 
 export function makeSending(deps: SendingDeps): Sending {
@@ -46,20 +45,9 @@ export function makeSending(deps: SendingDeps): Sending {
       size: batchMax,
       waitingMax: waitingMax / lanes,
       isCommon: isConnectionLoss,
-      run,
+      run: sends => deps.db.tx(tx => deliver(tx, sends)),
     }),
   )
-
-  /** Again where another process has just used one of the client ids: then the first message is found. */
-  async function run(sends: Send[]): Promise<Outcome<Message>[]> {
-    for (let attempt = 1; ; attempt++) {
-      try {
-        return await deps.db.tx(tx => deliver(tx, sends), { parameters: byIdsParameters })
-      } catch (error) {
-        if (attempt === attemptsMax || !isClientIdTaken(error)) throw error
-      }
-    }
-  }
 
   async function deliver(tx: Tx, sends: Send[]): Promise<Outcome<Message>[]> {
     const scene = await openScene(tx, sends)
@@ -89,10 +77,6 @@ function laneOf(chatId: string): number {
   return Number.parseInt(chatId.slice(-2), 16) % lanes
 }
 
-function isClientIdTaken(error: unknown): boolean {
-  return sqlState(error) === '23505' && (error as { constraint?: string }).constraint === 'messages_client'
-}
-
 /** What a batch decides on. */
 interface Scene {
   chats: Map<string, Chat>
@@ -102,7 +86,7 @@ interface Scene {
   known: Map<string, { message: Message; fingerprint: string }>
 }
 
-/** All of it travels at once; each statement looks only when those before it hold their locks. */
+/** All of it travels at once. Each statement looks when those before it hold their locks, so that it sees what was written under them. */
 async function openScene(tx: Tx, sends: Send[]): Promise<Scene> {
   const ids = [...new Set(sends.map(each => each.chatId))].sort()
   const keyed = sends.filter(each => each.draft.clientId !== null)

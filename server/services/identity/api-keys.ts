@@ -46,6 +46,8 @@ export interface ApiKeys {
 
 /** What only an admin's key may hold. */
 export const adminScopes = ['users:read', 'users:write'] as const
+/** What only a banker's or an admin's key may hold. */
+export const bankerScopes = ['ledger:bank'] as const
 
 const channel = 'identity.keys'
 /** A deleted key works no longer than this where the bus is silent. */
@@ -98,7 +100,7 @@ export function makeApiKeys(options: {
       by: 'api_key',
       credentialId: row.id,
       // What its owner may no longer do, the key may not either.
-      scopes: row.owner_role === 'admin' ? row.scopes : row.scopes.filter(scope => !isAdminScope(scope)),
+      scopes: row.scopes.filter(scope => mayHold(row.owner_role, scope)),
     }
     return { caller, untilMs, expiresAtMs: row.expires_at?.getTime() ?? Number.POSITIVE_INFINITY }
   }
@@ -106,8 +108,8 @@ export function makeApiKeys(options: {
   return {
     async create({ owner, name, scopes, expiresInDays, idempotencyKey }) {
       for (const scope of scopes) {
-        const known = options.scopes.includes(scope) || isAdminScope(scope)
-        if (!known || (isAdminScope(scope) && owner.role !== 'admin')) throw errors.unknownScope(scope)
+        const isKnown = options.scopes.includes(scope) || isOneOf(adminScopes, scope)
+        if (!isKnown || !mayHold(owner.role, scope)) throw errors.unknownScope(scope)
       }
       const secret = idempotencyKey
         ? createHmac('sha256', options.derivationKey).update(`${owner.userId}\n${idempotencyKey}`).digest()
@@ -181,8 +183,14 @@ function isSameWish(row: store.ApiKeyRow, wish: Parameters<typeof store.insertAp
   )
 }
 
-function isAdminScope(scope: string): boolean {
-  return (adminScopes as readonly string[]).includes(scope)
+function mayHold(role: store.Role, scope: string): boolean {
+  if (isOneOf(adminScopes, scope)) return role === 'admin'
+  if (isOneOf(bankerScopes, scope)) return role === 'banker' || role === 'admin'
+  return true
+}
+
+function isOneOf(scopes: readonly string[], scope: string): boolean {
+  return scopes.includes(scope)
 }
 
 function digest(key: string): Buffer {

@@ -33,7 +33,7 @@ export interface IdentityDeps {
   log: Log
   settings: IdentitySettings
   platform: Pick<PlatformSettings, 'NODE_ENV' | 'PUBLIC_URL' | 'DATABASE_URL' | 'IDEMPOTENCY_HOURS'>
-  /** What API keys may be given, besides `adminScopes`, which admins may give. */
+  /** What API keys may be given, `bankerScopes` by bankers and admins alone; admins may give `adminScopes` too. */
   scopes: readonly string[]
   /** Absolute path. Holds the root secret where AUTH_SECRET does not. */
   secretsDir: string
