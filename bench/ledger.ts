@@ -12,8 +12,8 @@ import { type Figure, interleave, type Line, printBound, printLines, type Sample
 import { withFolder, withPostgres } from './support/servers.ts'
 
 const rounds = 3
-const seconds = 3
-const warmUpSeconds = 2
+const seconds = 2
+const warmUpSeconds = 1
 const storedCount = 10_000_000
 
 type Figures = Record<string, Record<string, Figure>>

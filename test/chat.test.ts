@@ -1,5 +1,7 @@
 /** Chats with all of Capstan around them: real users, the old contract's open routes, an API key's scopes. */
 import assert from 'node:assert/strict'
+import { readFile } from 'node:fs/promises'
+import path from 'node:path'
 import { test } from 'node:test'
 import { makeTestApp } from './support/app.ts'
 import { makeUser, send } from './support/http.ts'
@@ -43,6 +45,31 @@ test('the old contract’s routes are open in development, and closed where OPEN
   assert.deepEqual([refused.status, Object.keys(refused.body)], [401, ['error']])
   assert.equal((await send(closed, 'GET', '/api/pull?chat=jack:marcus')).status, 401)
   assert.equal((await send(closed, 'GET', '/ping')).status, 200)
+})
+
+/** What the plan of the load tool does, done here, so that the plan stays right. */
+test('the JMeter plan’s threads keep all of their identical messages', async () => {
+  const plan = await readFile(path.join(import.meta.dirname, '../load/chat.jmx'), 'utf8')
+  const values = (name: string) =>
+    [...plan.matchAll(new RegExp(`<stringProp name="${name}">([^<]*)<`, 'g'))].map(found => found[1]!)
+  const [threads] = values('ThreadGroup.num_threads').map(Number)
+  const [loops] = values('LoopController.loops').map(Number)
+  const [sendPath, pullPath] = values('HTTPSampler.path')
+  const [chat, body, , limit] = values('Argument.value').map(value =>
+    value.replace(/\$\{CHAT\}/, 'jack:marcus1').replace(/\$\{__time\(\)\}/, '1'),
+  )
+  assert.deepEqual([threads, loops, chat], [20, 10, 'jack:marcus1'])
+  const statuses = await Promise.all(
+    Array.from({ length: threads! }, async () => {
+      const answers = []
+      for (let loop = 0; loop < loops!; loop++)
+        answers.push(await send(capstan, 'POST', sendPath!, {}, JSON.parse(body!)))
+      return answers.map(answer => answer.status)
+    }),
+  )
+  assert.deepEqual([...new Set(statuses.flat())], [200])
+  const pulled = await send(capstan, 'GET', `${pullPath}?chat=${chat}&limit=${limit}`)
+  assert.equal(String(pulled.body.messages.length), values('EXPECTED_VALUE')[0])
 })
 
 test('nothing unforeseen happened', () => {

@@ -58,7 +58,7 @@ export const money: Stop = {
     expect(sum === deposited, `The balances ${balances.join(' and ')} do not add up to ${deposited}.`)
     const lines = (await eve.get<string>(`/v1/accounts/${eves.id}/statement.csv`)).trim().split('\n')
     for (const line of [lines[0]!, ...lines.slice(-seen)]) say(`  ${line.trim()}`)
-    say(await capstan.run(['ledger', 'verify']))
+    for (const line of (await capstan.run(['ledger', 'verify'])).split('\n')) say(line)
     return `${made} transfers at once; ${balances.join(' + ')} = ${deposited}, and the books are right`
   },
 }

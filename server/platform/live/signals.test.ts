@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict'
+import type { Socket } from 'node:net'
 import { test } from 'node:test'
 import { makeTestDatabase } from '../../../test/support/database.ts'
 import { makeTestRedis, redisIsMissing } from '../../../test/support/redis.ts'
@@ -134,7 +135,9 @@ test('a signal that is too long, or no JSON, is not sent; a flood is cut', async
 })
 
 test('a client that does not read gets no signals, and is not cut off for them', async () => {
-  const { live, host } = await makeInstance({ db, sources: [source], settings: { LIVE_BUFFER_BYTES: 65_536 } })
+  const { live, host, app } = await makeInstance({ db, sources: [source], settings: { LIVE_BUFFER_BYTES: 65_536 } })
+  const lines: Socket[] = []
+  app.server.on('connection', line => lines.push(line))
   for (let i = 0; i < 10; i++) await source.append('deaf', Array(40).fill({ data: 'y'.repeat(40_000) }))
   const [ann, bob] = [
     await TestClient.connect(host, { token: 'ann' }),
@@ -143,6 +146,7 @@ test('a client that does not read gets no signals, and is not cut off for them',
   ann.socket.pause()
   for (const client of [ann, bob]) client.send({ type: 'subscribe', topic: 'runs/deaf' })
   await bob.until(() => bob.events.length === 400, 'the other has everything')
+  await eventually(() => lines.some(line => line.writableNeedDrain), 'what nobody reads has filled the line')
   for (const n of upTo(100)) live.signal('runs/deaf', { type: 'typing', data: 'x'.repeat(900) + n })
   await bob.until(() => signalsOf(bob).length === 100, 'the other has them')
   ann.socket.resume()

@@ -1,15 +1,21 @@
 /** What happens to every call before its first message is read. */
 import type { DescMethod } from '@bufbuild/protobuf'
 import type { HandlerContext } from '@connectrpc/connect'
+import { errors } from '../errors.ts'
 import { type Authenticate, admit, asBearer } from '../http/guard.ts'
 import type { RateLimiter } from '../http/rate-limit.ts'
+import { renewCaller } from '../live/access.ts'
 import { type Call, callOf } from './call.ts'
 import type { MethodRule } from './rpc.ts'
-import { toStatus } from './status.ts'
+import { statusOf, toStatus } from './status.ts'
+
+const endedMessage = 'This token or key has ended. Open a new stream with another.'
 
 export function makeGate(given: {
   authenticate: Authenticate
   rateLimiter: RateLimiter
+  /** How often the credential of a stream is looked at again. */
+  recheckMs: number
   ruleOf: (method: DescMethod) => MethodRule
 }) {
   const { authenticate, rateLimiter } = given
@@ -20,6 +26,7 @@ export function makeGate(given: {
       const authorization = context.requestHeader.get('authorization')
       call.caller = await identify(call, authorization)
       admit(call.caller, rule.access, rule.scope)
+      if (authorization !== null && context.method.methodKind !== 'unary') keepChecking(context, call, authorization)
     }
     if (!rule.isOperation) await rateLimiter.take(call.caller?.userId ?? call.address)
   }
@@ -33,6 +40,16 @@ export function makeGate(given: {
       await rateLimiter.take(call.address)
       throw error
     }
+  }
+
+  /** A stream may outlive its credential. */
+  function keepChecking(context: HandlerContext, call: Call, authorization: string) {
+    const timer = setInterval(async () => {
+      const renewed = await renewCaller(call.caller!, () => authenticate(asBearer(authorization)))
+      if (renewed === undefined) call.end(statusOf(errors.unauthenticated(endedMessage)))
+    }, given.recheckMs)
+    timer.unref()
+    context.signal.addEventListener('abort', () => clearInterval(timer), { once: true })
   }
 
   return async (context: HandlerContext) => {

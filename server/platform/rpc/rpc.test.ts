@@ -10,7 +10,7 @@ import { until } from '../../../test/support/until.ts'
 import { errors } from '../errors.ts'
 import { callerOf } from './call.ts'
 import { type MethodRule, makeRpc, type RpcService } from './rpc.ts'
-import { Echo, type EchoImplementation, makeTestRpc, rulesForUsers, type Text } from './test-kit.ts'
+import { Echo, type EchoImplementation, makeTestRpc, revoke, rulesForUsers, type Text } from './test-kit.ts'
 
 const messageBytesMax = 4 * 1024 * 1024
 const idleMs = 300
@@ -295,6 +295,27 @@ test('a client that leaves ends what was done for it', async () => {
   const before = ended.filter(each => each === 'count forever').length
   stream.cancel()
   await until(() => ended.filter(each => each === 'count forever').length > before)
+})
+
+test('streams end with their credential', async () => {
+  const { client } = await makeTestRpc({ implementation, options: { recheckMs: 20 } })
+  const streams = ['ann', 'bob'].flatMap(token => {
+    const counting = client({ token }).serverStream('count', { text: 'forever' })
+    const repeating = client({ token }).bidi('repeat')
+    repeating.write({ text: 'x' })
+    return [counting, repeating]
+  })
+  await Promise.all(streams.map(stream => once(stream, 'data')))
+  const ended = streams.slice(2).map(stream => once(stream, 'error'))
+  revoke('bob')
+  for (const [error] of await Promise.all(ended)) {
+    assert.deepEqual(statusOf(error), { status: 'UNAUTHENTICATED', code: 'unauthenticated', about: {} })
+  }
+  for (const stream of streams.slice(0, 2)) {
+    stream.on('error', () => {})
+    assert.ok(!stream.destroyed)
+    stream.cancel()
+  }
 })
 
 test('calls are timed and streams are counted', async () => {

@@ -51,6 +51,8 @@ export interface RpcOptions {
   isServing: () => Promise<boolean>
   /** How long a client may take for its next message, for all of a single one, and for reading what it is sent. */
   idleMs?: number
+  /** How often the credential of a stream is looked at again. */
+  recheckMs?: number
 }
 
 export interface Rpc {
@@ -63,6 +65,7 @@ export interface Rpc {
 }
 
 const idleMsDefault = 60_000
+const recheckMsDefault = 5000
 /** Browsers speak HTTP to the API; here there is one protocol. */
 const onlyGrpc = { connect: false, grpcWeb: false }
 /** What gRPC libraries take by default. */
@@ -83,7 +86,7 @@ export function makeRpc(options: RpcOptions): Rpc {
     acceptCompression: [compressionGzip],
     compressMinBytes: compressBytesMin,
     interceptors: [settleCalls],
-    requestGate: makeGate({ ...options, ruleOf }),
+    requestGate: makeGate({ recheckMs: recheckMsDefault, ...options, ruleOf }),
   })
 
   const rpc: Rpc = {

@@ -60,9 +60,15 @@ const known: Record<string, Pick<Caller, 'role' | 'by' | 'scopes'>> = {
   ann: { role: 'user', by: 'session' },
   root: { role: 'admin', by: 'session' },
   key: { role: 'user', by: 'api_key', scopes: ['echo:write'] },
+  bob: { role: 'user', by: 'session' },
 }
 
 const user: MethodRule = { access: 'user' }
+/** The name's token is none any more. */
+export function revoke(name: string) {
+  delete known[name]
+}
+
 export const rulesForUsers = { say: user, gather: user, count: user, repeat: user }
 
 export async function makeTestRpc(given: {

@@ -1,5 +1,5 @@
 /** Who may look into a chat, and change something in it. */
-import type { Database, Tx } from '#platform/database/pool.ts'
+import { type Database, replan, type Tx } from '#platform/database/pool.ts'
 import { errors } from './errors.ts'
 import * as rooms from './room-store.ts'
 import * as sends from './send-store.ts'
@@ -32,7 +32,7 @@ export async function enter(tx: Tx, given: { person: Person; chatId: string; now
 
 /** @throws chat_not_found */
 export async function lockChat(tx: Tx, { chatId, nowMs }: { chatId: string; nowMs: number }) {
-  const chat = (await sends.lockChats(tx, [chatId])).get(chatId)
+  const chat = (await sends.lockChats(tx, [chatId], replan)).get(chatId)
   if (!chat) throw errors.chatNotFound()
   return { chat, at: new Date(Math.max(nowMs, chat.lastAt.getTime())) }
 }

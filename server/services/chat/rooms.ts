@@ -3,7 +3,7 @@
  * members has a place in the order of its messages, and is told by a message with a number of its own.
  */
 import { createHash, randomBytes } from 'node:crypto'
-import type { Database, Tx } from '#platform/database/pool.ts'
+import { type Database, replan, type Tx } from '#platform/database/pool.ts'
 import { type Answer, type IdempotencyKey, idempotently } from '#platform/http/idempotency.ts'
 import { uuidv7 } from '#platform/ids.ts'
 import type { Live } from '#platform/live/live.ts'
@@ -48,10 +48,10 @@ export function makeRooms(deps: RoomsDeps) {
   }
 
   /** A message of the system. */
-  async function tell(tx: Tx, { chat, person, at }: Omit<Scene, 'me'>, event: SystemEvent) {
+  function tell(tx: Tx, { chat, person, at }: Omit<Scene, 'me'>, event: SystemEvent) {
     const text = { kind: 'system', text: '', replyTo: null, clientId: null, fingerprint: null } as const
     const message = { ...text, chatId: chat.id, seq: ++chat.lastSeq, senderId: person.id, details: { event } }
-    await writeMessages(tx, { messages: [message], at })
+    writeMessages(tx, { messages: [message], at }, replan)
     tx.afterCommit(() => live.wake([`chats/${chat.id}`]))
   }
 
@@ -66,7 +66,7 @@ export function makeRooms(deps: RoomsDeps) {
     const { chat, at } = scene
     const ends = gone.user_id
     await store.endMembership(tx, { chatId: chat.id, personId: gone.person_id, at })
-    await tell(tx, scene, {
+    tell(tx, scene, {
       type,
       ...(type === 'removed' ? { username: gone.shown } : {}),
       ...(ends === null ? {} : { ends }),
@@ -81,7 +81,7 @@ export function makeRooms(deps: RoomsDeps) {
     const role = chat.members === 0 ? 'owner' : 'member'
     await store.insertMembers(tx, { chatId: chat.id, personIds, role, at })
     for (const person of people) {
-      await tell(tx, scene, type === 'joined' ? { type } : { type, username: person.name })
+      tell(tx, scene, type === 'joined' ? { type } : { type, username: person.name })
       await note(tx, scene, { type: 'member', data: { username: person.name, role } })
     }
   }
@@ -123,7 +123,7 @@ export function makeRooms(deps: RoomsDeps) {
         const scene = { chat, person, at }
         await store.insertMembers(tx, { chatId: id, personIds: [person.id], role: 'owner', at })
         chat.members = 1
-        await tell(tx, scene, { type: 'created', name })
+        tell(tx, scene, { type: 'created', name })
         const others = withoutDoubles(members).filter(member => member.id !== person.id)
         for (const member of others) await assertWelcome(tx, { person, added: member })
         if (others.length > 0) await letIn(tx, scene, others, 'added')
@@ -138,8 +138,8 @@ export function makeRooms(deps: RoomsDeps) {
         const { chat } = scene
         const { name = chat.name!, isOpen = chat.isOpen } = wish
         await store.updateRoom(tx, { id: chat.id, name, isOpen })
-        if (name !== chat.name) await tell(tx, scene, { type: 'renamed', name })
-        if (isOpen !== chat.isOpen) await tell(tx, scene, { type: isOpen ? 'opened' : 'closed' })
+        if (name !== chat.name) tell(tx, scene, { type: 'renamed', name })
+        if (isOpen !== chat.isOpen) tell(tx, scene, { type: isOpen ? 'opened' : 'closed' })
         return view(tx, act)
       })
     },

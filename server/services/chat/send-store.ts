@@ -1,9 +1,10 @@
 /**
  * What a batch of messages locks, finds and writes: in a transaction with `byIdsParameters`, so that the plan that is
- * kept goes by the indexes however small the tables were when it was made.
+ * kept goes by the indexes however small the tables were when it was made. Whoever uses a statement in another
+ * transaction has it planned anew (`replan`), or the plan of that would be kept.
  */
 import { toArray, toTextArray } from '#platform/database/arrays.ts'
-import type { Queryable, Tx } from '#platform/database/pool.ts'
+import type { Queryable, replan, Tx } from '#platform/database/pool.ts'
 import type { Chat, Details } from './types.ts'
 
 interface ChatRow {
@@ -21,12 +22,15 @@ interface ChatRow {
   last_at: Date
 }
 
+type Planning = typeof replan
+
 /** Locks in the order of ids, which all batches keep to, so that none waits for another in a circle. */
-export async function lockChats(tx: Tx, ids: readonly string[]): Promise<Map<string, Chat>> {
+export async function lockChats(tx: Tx, ids: readonly string[], how?: Planning): Promise<Map<string, Chat>> {
   const { rows } = await tx.query<ChatRow>(
     `select id, kind, name, is_open, low_id, high_id, low_blocked, high_blocked, last_seq, change_seq, members, last_at
      from chat.chats where id = any($1::uuid[]) order by id for no key update`,
     [toArray(ids)],
+    how,
   )
   return new Map(rows.map(row => [row.id, toChat(row)]))
 }
@@ -99,7 +103,7 @@ export interface NewMessage {
  * One statement: the chats' numbers, the senders' own marks (who speaks has read what went before), the messages, and
  * the note of what is to be made searchable.
  */
-export function writeMessages(tx: Tx, given: { messages: readonly NewMessage[]; at: Date }) {
+export function writeMessages(tx: Tx, given: { messages: readonly NewMessage[]; at: Date }, how?: Planning) {
   const { messages, at } = given
   const heads = lastOf(messages, message => message.chatId)
   const marks = lastOf(messages, message => placeKey({ chatId: message.chatId, personId: message.senderId }))
@@ -140,6 +144,7 @@ export function writeMessages(tx: Tx, given: { messages: readonly NewMessage[]; 
       toTextArray(messages, message => message.details && JSON.stringify(message.details)),
       messages.length,
     ],
+    how,
   )
 }
 

@@ -45,7 +45,7 @@ export function makeSending(deps: SendingDeps): Sending {
       size: batchMax,
       waitingMax: waitingMax / lanes,
       isCommon: isConnectionLoss,
-      run: sends => deps.db.tx(tx => deliver(tx, sends)),
+      run: sends => deps.db.tx(tx => deliver(tx, sends), { parameters: byIdsParameters }),
     }),
   )
 

@@ -10,6 +10,7 @@ import {
   type SignedUp,
   signUp,
   type TestServer,
+  testScopes,
 } from './test-support.ts'
 
 const database = await makeTestDatabase()
@@ -18,6 +19,7 @@ let offsetMs = 0
 const clock = () => Date.now() + offsetMs
 const here = await makeTestServer(database, { clock })
 const there = await makeTestServer(database, { clock })
+const bank = await makeTestServer(database, { clock, scopes: [...testScopes, 'ledger:bank'] })
 const deaf = await makeTestServer(database, { clock, withoutBus: true })
 
 async function makeKey(user: SignedUp, wish: object = {}, headers: Record<string, string> = {}) {
@@ -92,6 +94,33 @@ test('an admin’s key does what its scopes say and loses it with the role', asy
     () => deaf.call('GET', '/v1/users', reader),
     answer => answer.statusCode === 403,
   )
+})
+
+test('the bank’s scope is for keys of bankers and admins, and goes with the role', async () => {
+  await here.identity.createUser({ username: freshName(), password: 'correct horse', role: 'admin' })
+  const user = await signUp(here)
+  const wish = { name: 'till', scopes: ['ledger:bank', 'runs:read'] }
+  const makeTill = async () => {
+    const login = await bank.post('/v1/auth/login', { username: user.username, password: user.password })
+    return bank.post('/v1/auth/api-keys', wish, bearer(login.json().access_token))
+  }
+  const scopesOf = async (key: string) => {
+    const request = { headers: bearer(key), method: 'GET' } as FastifyRequest
+    return (await bank.identity.authenticate(request))?.scopes
+  }
+
+  assert.equal((await makeTill()).json().code, 'unknown_scope')
+  for (const role of ['banker', 'admin'] as const) {
+    await bank.identity.setRole({ userId: user.id, role })
+    const made = await makeTill()
+    assert.equal(made.statusCode, 201, made.body)
+    assert.deepEqual(await scopesOf(made.json().key), wish.scopes)
+  }
+  const { key } = (await makeTill()).json()
+  await bank.identity.setRole({ userId: user.id, role: 'banker' })
+  assert.deepEqual(await scopesOf(key), wish.scopes)
+  await bank.identity.setRole({ userId: user.id, role: 'user' })
+  assert.deepEqual(await scopesOf(key), ['runs:read'])
 })
 
 test('a deleted key stops at once here and within five seconds elsewhere', async () => {

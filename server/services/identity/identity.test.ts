@@ -142,8 +142,12 @@ test('a full name is kept, and what cannot be one is refused', async () => {
     const answer = await server.post('/v1/auth/register', { ...body, username: freshName(), full_name: name })
     assert.equal(answer.json().code, 'bad_full_name', name)
   }
-  const wrong = await server.post('/v1/auth/register', { ...body, username: freshName(), full_name: 7 })
-  assert.equal(wrong.json().code, 'validation_failed')
+  for (const name of [7, null, ['a'], 'x'.repeat(1001)]) {
+    const answer = await server.post('/v1/auth/register', { ...body, username: freshName(), full_name: name })
+    assert.equal(answer.json().code, 'validation_failed', String(name))
+  }
+  const longest = { ...body, username: freshName(), full_name: 'x'.repeat(200) }
+  assert.equal((await server.post('/v1/auth/register', longest)).statusCode, 201)
 })
 
 test('a banker is no admin, and the role travels in the token', async () => {

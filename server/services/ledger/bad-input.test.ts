@@ -238,6 +238,22 @@ const others: Bad[] = [
     code: 'unknown_field',
   },
   {
+    what: 'a deposit with a field that is none',
+    as: ledger.banker,
+    url: '/v1/deposits',
+    body: { to, amount: '1', currency: 'USD', note: 'x' },
+    status: 400,
+    code: 'unknown_field',
+  },
+  {
+    what: 'a withdrawal with a field that is none',
+    as: ledger.banker,
+    url: '/v1/withdrawals',
+    body: { from, amount: '1', currency: 'USD', note: 'x' },
+    status: 400,
+    code: 'unknown_field',
+  },
+  {
     what: 'a withdrawal by a user',
     url: '/v1/withdrawals',
     body: { from, amount: '1', currency: 'USD' },

@@ -69,6 +69,31 @@ test('users are made, log in and renew their access', async () => {
   }
 })
 
+test('a full name comes back as it was given, and what cannot be one is refused', async () => {
+  const make = (username: string, full_name: unknown) =>
+    ledger.send(undefined, 'POST', '/users', {
+      body: { username, password: 'a password', email: `${username}@example.com`, full_name },
+    })
+  const made = await make('asa', 'Åsa Ñandú 王')
+  assert.deepEqual([made.status, made.body.full_name], [200, 'Åsa Ñandú 王'])
+  for (const wrong of [
+    '',
+    'x'.repeat(201),
+    'x'.repeat(1001),
+    'nul\u0000',
+    'two\nlines',
+    '\ud800lone',
+    7,
+    null,
+    ['a'],
+    {},
+  ]) {
+    const answer = await make('odd', wrong)
+    assert.deepEqual([answer.status, Object.keys(answer.body)], [400, ['error']], JSON.stringify(wrong))
+  }
+  assert.equal((await make('odd', 'x'.repeat(200))).status, 200, 'no refusal made the user')
+})
+
 test('an account is shown to its owner', async () => {
   assert.deepEqual(Object.keys(annsAccount), ['id', 'owner', 'balance', 'currency', 'created_at'])
   assert.deepEqual([annsAccount.owner, annsAccount.balance, annsAccount.currency], ['ann', 0, 'USD'])

@@ -332,13 +332,20 @@ test('time never goes back in an account, whatever the clock says', async () => 
   assert.equal(next, late)
 })
 
-test('money enters and leaves only by admins, through the account of the system', async () => {
+test('money enters and leaves only by bankers and admins, through the account of the system', async () => {
   const ann = newUser()
   const account = await ann.open(500)
   const out = { from: account, amount: '200', currency: 'USD' }
   assert.equal((await ann.post('/v1/withdrawals', out)).status, 403)
   const keyWithout = ledger.user('robot', 'admin', ['ledger:write'])
   assert.equal((await keyWithout.post('/v1/withdrawals', out)).body.code, 'missing_scope')
+  const into = { to: account, amount: '200', currency: 'USD' }
+  const paidIn = await ledger.banker.post('/v1/deposits', into, 'in')
+  assert.deepEqual([paidIn.status, paidIn.body.kind, paidIn.body.to_balance], [201, 'deposit', '700'])
+  const paidOut = await ledger.banker.post('/v1/withdrawals', out, 'out')
+  assert.deepEqual([paidOut.status, paidOut.body.kind, paidOut.body.from_balance], [201, 'withdrawal', '500'])
+  const isForeign = await ledger.banker.get(`/v1/accounts/${account}`)
+  assert.equal(isForeign.body.code, 'foreign_account', 'a banker brings money and sees nobody’s account')
   const { status, body } = await ledger.admin.post('/v1/withdrawals', out, 'out')
   assert.deepEqual([status, body.kind, body.from_balance], [201, 'withdrawal', '300'])
   assert.deepEqual((await ledger.admin.post('/v1/withdrawals', out, 'out')).body, body)

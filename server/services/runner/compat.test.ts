@@ -102,7 +102,7 @@ test('what waits or runs is in the history without a result', { skip }, async ()
   const client = await makeClient()
   const open = { String: '', Valid: false }
   // Two take both places; the third waits.
-  const pending = ['sleep 1; echo 1', 'sleep 1; echo 2', 'echo 3'].map(code => client.run('bash', code))
+  const pending = ['sleep 3; echo 1', 'sleep 3; echo 2', 'echo 3'].map(code => client.run('bash', code))
   await until(async () => (await client.history()).length === 3)
   const before = await client.history()
   assert.deepEqual(
