@@ -121,7 +121,8 @@ test('an Idempotency-Key is the client id where none is given', async () => {
 
 test('mentions are of members, by their names as they write them', async () => {
   const room = await chat.room([ada, bob])
-  chat.user('carol')
+  // Known here, and no member.
+  await chat.user('carol').get('/v1/chats')
   const sent = await ada.post(`/v1/chats/${room}/messages`, { text: 'hi', mentions: ['BOB', 'bob', 'ada'] })
   assert.deepEqual(sent.body.mentions, ['bob', 'Ada'], sent.text)
   for (const name of ['carol', 'nobody']) {

@@ -106,6 +106,11 @@ export function makeChats(deps: ChatDeps) {
       return { chat: showChat(await getView(db, { person, chatId })), isNew: existing === undefined }
     },
 
+    /** For who follows inside the process. @throws chat_not_found, not_a_member */
+    async assertMember(caller: Caller, chatId: string): Promise<void> {
+      await getView(db, { person: await people.of(caller), chatId })
+    },
+
     /** For members, and of open rooms for everybody. @throws chat_not_found, not_a_member */
     async get(caller: Caller, chatId: string) {
       const { id: personId } = await people.of(caller)

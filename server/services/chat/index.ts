@@ -47,7 +47,7 @@ export interface ChatServiceDeps {
   clock?: () => number
 }
 
-export interface ChatService extends Pick<Chats, 'send'>, Pick<History, 'page'> {
+export interface ChatService extends Pick<Chats, 'send' | 'assertMember'>, Pick<History, 'page'> {
   person(caller: Caller): ReturnType<Chats['person']>
   /** The direct chats as the old contract names them. */
   readonly pairs: Pairs
@@ -63,7 +63,7 @@ export interface ChatService extends Pick<Chats, 'send'>, Pick<History, 'page'> 
 }
 
 const dayMs = 86_400_000
-const forgottenMax = 10_000
+const forgottenMax = 50_000
 
 export function makeChatService(deps: ChatServiceDeps): ChatService {
   const { db, live, log, metrics, settings, redis, clock = Date.now } = deps
@@ -83,6 +83,7 @@ export function makeChatService(deps: ChatServiceDeps): ChatService {
   addCalls(live, { chats, history })
   return {
     send: chats.send,
+    assertMember: chats.assertMember,
     page: history.page,
     person: chats.person,
     pairs,

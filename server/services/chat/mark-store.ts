@@ -1,6 +1,6 @@
 /** The statements about how far members have come. */
 import { toArray } from '#platform/database/arrays.ts'
-import { type Queryable, replan } from '#platform/database/pool.ts'
+import type { Tx } from '#platform/database/pool.ts'
 
 export interface NewMark {
   chatId: string
@@ -24,8 +24,8 @@ export interface MarkRow {
  * Raises marks, never lowers them, never past the newest message. One mark a member; those who are no members are left
  * out of the answer. Locks in the order that batches of messages keep to.
  */
-export async function raiseMarks(db: Queryable, marks: readonly NewMark[]): Promise<MarkRow[]> {
-  const { rows } = await db.query<MarkRow>(
+export async function raiseMarks(tx: Tx, marks: readonly NewMark[]): Promise<MarkRow[]> {
+  const { rows } = await tx.query<MarkRow>(
     `with locked as materialized (
        select m.chat_id, m.person_id, m.read_seq as old_read_seq, m.delivered_seq as old_delivered_seq, c.last_seq,
               greatest(m.read_seq, least(w.read, c.last_seq)) as read_seq,
@@ -46,7 +46,6 @@ export async function raiseMarks(db: Queryable, marks: readonly NewMark[]): Prom
       toArray(marks, mark => mark.read),
       toArray(marks, mark => mark.delivered),
     ],
-    replan,
   )
   return rows
 }

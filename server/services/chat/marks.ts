@@ -1,6 +1,6 @@
 /** How far members have come: what they have read, and what has reached them. Marks only rise. */
 import { makeBatcher, type Outcome } from '#platform/batch.ts'
-import { type Database, isConnectionLoss } from '#platform/database/pool.ts'
+import { byIdsParameters, type Database, isConnectionLoss } from '#platform/database/pool.ts'
 import type { Live } from '#platform/live/live.ts'
 import { errors } from './errors.ts'
 import * as store from './mark-store.ts'
@@ -32,7 +32,8 @@ export function makeMarks({ db, live }: { db: Database; live: Pick<Live, 'signal
     waitingMax,
     isCommon: isConnectionLoss,
     async run(marks) {
-      const rows = await store.raiseMarks(db, highestOf(marks))
+      const raised = highestOf(marks)
+      const rows = await db.tx(tx => store.raiseMarks(tx, raised), { parameters: byIdsParameters })
       const found = new Map(rows.map(row => [keyOf(row.chat_id, row.person_id), row]))
       tellMoved(found, marks)
       return marks.map(mark => outcomeOf(mark, found.get(keyOf(mark.chatId, mark.person.id))))
