@@ -21,7 +21,14 @@ export async function makeTestApp(
 ): Promise<TestApp> {
   const database = await makeTestDatabase({ poolMax: 4 })
   const dataDir = mkdtempSync(path.join(tmpdir(), 'capstan-app-'))
-  const env = { NODE_ENV: 'test', PORT: '0', GRPC_PORT: '0', DATA_DIR: dataDir, RATE_LIMIT_PER_MINUTE: '0', SHUTDOWN_GRACE_MS: '100' }
+  const env = {
+    NODE_ENV: 'test',
+    PORT: '0',
+    GRPC_PORT: '0',
+    DATA_DIR: dataDir,
+    RATE_LIMIT_PER_MINUTE: '0',
+    SHUTDOWN_GRACE_MS: '100',
+  }
   const complaints: string[] = []
   const app = await makeApp({
     settings: { ...readAllSettings({ ...env, ...options.env }), DATABASE_URL: database.url },
