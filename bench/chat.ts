@@ -20,9 +20,9 @@ import {
 import { caller } from './support/platform.ts'
 import { withPostgres, withRedis } from './support/servers.ts'
 
-const rounds = 5
-const seconds = 4
-const warmUpSeconds = 2
+const rounds = 3
+const seconds = 2
+const warmUpSeconds = 1
 const spreads = [1, 100, 10_000]
 const followers = 1000
 const messages = 1000

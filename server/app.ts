@@ -254,6 +254,7 @@ export async function makeApp(given: {
     await chat?.compatRoutes(http)
     await ledger?.routes(http)
     await ledger?.compatRoutes(http)
+    chat?.rpc(rpc)
     ledger?.rpc(rpc)
   }
 

@@ -1,6 +1,7 @@
 /** gRPC in a whole Capstan: one login for it and HTTP, one ledger behind both. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Chat } from '../server/proto/capstan/chat/v1/chat_pb.js'
 import { Ledger, TransferStatus } from '../server/proto/capstan/ledger/v1/ledger_pb.js'
 import { Health, HealthCheckResponse_ServingStatus as Status } from '../server/proto/grpc/health/v1/health_pb.js'
 import { makeTestApp } from './support/app.ts'
@@ -71,3 +72,51 @@ test('health says that the ledger is served', async () => {
 })
 
 test('nobody foresaw nothing', () => assert.deepEqual(complaints, []))
+
+test('messages are sent, pulled and followed over gRPC, in either order of the names', async () => {
+  const [sam, tom, eve] = [
+    await makeUser({ url }, 'sam'),
+    await makeUser({ url }, 'tom'),
+    await makeUser({ url }, 'eva'),
+  ]
+  const [sams, toms, eves] = [sam, tom, eve].map(({ token }) => makeGrpcClient(Chat, port, { token }))
+  const message = (text: string) => ({ message: { chat: 'Sam:TOM', text, sender: 'Sam' } })
+  for (const n of [1, 2, 3]) {
+    const sent = await sams!.unary('send', message(`number ${n}`))
+    assert.deepEqual([sent.code, sent.seq], [0, BigInt(n)])
+  }
+  const page = await toms!.unary('pull', { chat: 'tom:sam', limit: 2 })
+  assert.deepEqual(
+    page.messages.map(({ text, sender, chat }) => [text, sender, chat]),
+    [
+      ['number 1', 'Sam', 'tom:sam'],
+      ['number 2', 'Sam', 'tom:sam'],
+    ],
+  )
+  assert.deepEqual([page.hasMore, page.nextCursor], [true, 2n])
+  assert.equal((await toms!.unary('pull', { chat: 'tom:sam' })).messages.length, 3)
+
+  const seen: bigint[] = []
+  const stream = toms!.serverStream('subscribe', { chat: 'tom:sam', after: 1n })
+  const reading = (async () => {
+    for await (const { messages } of stream as AsyncIterable<{ messages: { seq: bigint }[] }>)
+      seen.push(...messages.map(({ seq }) => seq))
+  })().catch(() => {})
+  await until(() => seen.length === 2)
+  await Promise.all([4, 5, 6].map(n => sams!.unary('send', message(`number ${n}`))))
+  await until(() => seen.length === 5)
+  assert.deepEqual(seen, [2n, 3n, 4n, 5n, 6n])
+  stream.cancel()
+  await reading
+
+  const refused: [() => Promise<unknown>, string][] = [
+    [() => sams!.unary('send', { message: { chat: 'sam:tom', text: 'x', sender: 'tom' } }), 'foreign_sender'],
+    [() => sams!.unary('send', { message: { chat: 'sam', text: 'x', sender: 'sam' } }), 'not_two_members'],
+    [() => sams!.unary('send', {}), 'not_two_members'],
+    [() => sams!.unary('send', message('')), 'text_empty'],
+    [() => eves!.unary('pull', { chat: 'sam:tom' }), 'not_a_member'],
+    [() => toms!.unary('pull', { chat: 'sam:tom', cursor: -1n }), 'bad_message_number'],
+    [() => toms!.unary('pull', { chat: 'sam:tom', limit: 10_000 }), 'bad_limit'],
+  ]
+  for (const [call, code] of refused) assert.equal(statusOf(await call().catch(error => error)).code, code)
+})

@@ -5,7 +5,7 @@ import { errors as platformErrors } from '#platform/errors.ts'
 import { callerUnlessOpen, type OpenRoutes } from '#platform/http/open-routes.ts'
 import type { HttpApp } from '#platform/http/server.ts'
 import { errors } from './errors.ts'
-import type { Pairs } from './pairs.ts'
+import { type Pairs, spellingOf } from './pairs.ts'
 import type { Message } from './types.ts'
 
 export interface CompatDeps {
@@ -103,7 +103,7 @@ function showMessage(message: Message, chat: string) {
   return {
     chat,
     text: message.text,
-    sender: message.details?.spelling ?? message.sender,
+    sender: spellingOf(message),
     send_time: Math.floor(message.createdAt.getTime() / 1000),
   }
 }

@@ -206,6 +206,13 @@ export const errors = {
       status: 400,
       message: '`sender` must be one of the two members that `chat` names.',
     }),
+  tooSlow: () =>
+    new AppError({
+      code: 'too_slow',
+      status: 429,
+      message: 'You read too slowly. Subscribe again with the last number you have; nothing is lost.',
+      retryAfterSeconds: 1,
+    }),
   foreignSender: () =>
     new AppError({ code: 'foreign_sender', status: 403, message: '`sender` must be you: you are logged in.' }),
 }

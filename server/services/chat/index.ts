@@ -6,6 +6,7 @@ import type { HttpApp } from '#platform/http/server.ts'
 import type { Live } from '#platform/live/live.ts'
 import type { Log } from '#platform/log.ts'
 import type { Metrics } from '#platform/metrics.ts'
+import type { Rpc } from '#platform/rpc/rpc.ts'
 import { deleteOldChanges } from './change-store.ts'
 import { type Chats, makeChats } from './chat.ts'
 import { addCompatRoutes } from './compat.ts'
@@ -22,6 +23,7 @@ import { addRoomRoutes } from './room-routes.ts'
 import { deleteOldInvitations } from './room-store.ts'
 import { makeRooms } from './rooms.ts'
 import { addRoutes } from './routes.ts'
+import { addChatRpc } from './rpc.ts'
 import { indexMessages, makeIndexer, makeSearch } from './search.ts'
 import { makeSending } from './sending.ts'
 import type { ChatSettings } from './settings.ts'
@@ -31,7 +33,7 @@ export const chatScopes = ['chat:read', 'chat:write'] as const
 
 export interface ChatServiceDeps {
   db: Database
-  live: Pick<Live, 'addSource' | 'addCall' | 'wake' | 'signal' | 'present'>
+  live: Pick<Live, 'addSource' | 'addCall' | 'wake' | 'signal' | 'present' | 'follow'>
   log: Log
   metrics: Metrics
   settings: ChatSettings
@@ -51,6 +53,8 @@ export interface ChatService extends Pick<Chats, 'send' | 'assertMember'>, Pick<
   person(caller: Caller): ReturnType<Chats['person']>
   /** The direct chats as the old contract names them. */
   readonly pairs: Pairs
+  /** Adds proto/capstan/chat/v1. */
+  rpc(rpc: Pick<Rpc, 'addService'>): void
   routes(app: HttpApp): Promise<void>
   compatRoutes(app: HttpApp): Promise<void>
   /** Makes findable what was committed, a bounded number at once. Done by itself all the time after `start`. */
@@ -87,6 +91,7 @@ export function makeChatService(deps: ChatServiceDeps): ChatService {
     page: history.page,
     person: chats.person,
     pairs,
+    rpc: rpc => addChatRpc(rpc, { chats, pairs, live }),
     async routes(app) {
       addRoutes(app, { db, live, people, chats, directs })
       addMessageRoutes(app, { people, chats, history, edits, search })

@@ -39,6 +39,11 @@ export interface Pairs {
 
 const limitDefault = 10
 
+/** The sender's name as it was written. */
+export function spellingOf(message: Message): string {
+  return message.details?.spelling ?? message.sender
+}
+
 export function makePairs(deps: { chats: Chats; people: People; directs: Directs }): Pairs {
   const { chats, people, directs } = deps
 
