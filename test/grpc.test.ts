@@ -71,8 +71,6 @@ test('health says that the ledger is served', async () => {
   assert.equal(status, Status.SERVING)
 })
 
-test('nobody foresaw nothing', () => assert.deepEqual(complaints, []))
-
 test('messages are sent, pulled and followed over gRPC, in either order of the names', async () => {
   const [sam, tom, eve] = [
     await makeUser({ url }, 'sam'),
@@ -120,3 +118,30 @@ test('messages are sent, pulled and followed over gRPC, in either order of the n
   ]
   for (const [call, code] of refused) assert.equal(statusOf(await call().catch(error => error)).code, code)
 })
+
+test('who is removed from a room gets that message as the last one of its stream', async () => {
+  const [una, vic] = [await makeUser({ url }, 'una'), await makeUser({ url }, 'vic')]
+  const room = await una.post({ url }, '/v1/chats', { kind: 'room', name: 'Quay', members: ['vic'] })
+  assert.equal(room.status, 201)
+  const { id } = room.body
+  const seen: bigint[] = []
+  const stream = makeGrpcClient(Chat, port, { token: vic.token }).serverStream('subscribe', { chat: id })
+  const ended = (async () => {
+    for await (const { messages } of stream as AsyncIterable<{ messages: { seq: bigint }[] }>)
+      seen.push(...messages.map(({ seq }) => seq))
+  })().catch(error => error)
+  const newest = async () => (await una.get({ url }, `/v1/chats/${id}`)).body.last_seq as number
+  const before = await newest()
+  await until(() => seen.length === before)
+  const authorization = { authorization: `Bearer ${una.token}` }
+  const removed = await send({ url }, 'DELETE', `/v1/chats/${id}/members/vic`, authorization)
+  assert.ok(removed.status < 300, JSON.stringify(removed.body))
+  await una.post({ url }, `/v1/chats/${id}/messages`, { text: 'not for vic' })
+  assert.equal(statusOf(await ended).code, 'not_a_member')
+  assert.equal(seen.length, before + 1)
+  const again = makeGrpcClient(Chat, port, { token: vic.token }).serverStream('subscribe', { chat: id })
+  const refusal = await new Promise(resolve => again.on('error', resolve).resume())
+  assert.equal(statusOf(refusal).code, 'not_a_member')
+})
+
+test('nobody foresaw nothing', () => assert.deepEqual(complaints, []))
