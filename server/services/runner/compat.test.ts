@@ -101,9 +101,12 @@ test('the history has its shape, oldest first, and each run its own result', { s
 test('what waits or runs is in the history without a result', { skip }, async () => {
   const client = await makeClient()
   const open = { String: '', Valid: false }
-  // Two take both places; the third waits.
-  const pending = ['sleep 3; echo 1', 'sleep 3; echo 2', 'echo 3'].map(code => client.run('bash', code))
-  await until(async () => (await client.history()).length === 3)
+  const pending: Promise<unknown>[] = []
+  // Two take both places; the third waits. One after another, for what arrives first would run first.
+  for (const [n, code] of ['sleep 5; echo 1', 'sleep 5; echo 2', 'echo 3'].entries()) {
+    pending.push(client.run('bash', code))
+    await until(async () => (await client.history()).length === n + 1)
+  }
   const before = await client.history()
   assert.deepEqual(
     before.map((entry: Record<string, unknown>) => [entry.WorkerStatus, entry.OutputResult]),
