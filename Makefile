@@ -15,7 +15,7 @@ setup: ## installs what Capstan needs; the other commands do this by themselves
 start: setup ## runs Capstan; Ctrl-C stops it (PORT, DATA_DIR and their like: docs/configuration.md)
 	@exec $(node) server/main.ts start
 
-demo: setup ## takes a tour: strangers’ programs, a crash, a hundred runs at once; leaves nothing behind
+demo: setup ## takes a tour: strangers’ programs, a crash, money, chat, images; leaves some pictures behind
 	@trap : INT; $(node) demo/tour.ts || [ $$? = 130 ]
 
 test: setup ## runs all tests on a PostgreSQL of their own
@@ -27,5 +27,5 @@ check: setup ## checks types, style and the rules of the house
 bench: setup ## measures, and prints ratios to others
 	@npm run bench --silent
 
-clean: ## removes what was installed into this folder; your data stays
-	@rm -rf node_modules bench/results
+clean: ## removes what was installed into and made in this folder; your data stays
+	@rm -rf node_modules bench/results demo/pictures

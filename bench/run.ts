@@ -1,5 +1,6 @@
 /** `make bench`, or `npm run bench jobs` for one of them. Prints Markdown tables; docs/benchmarks.md keeps them. */
 import { benchChat } from './chat.ts'
+import { benchImages } from './images.ts'
 import { benchJobs } from './jobs.ts'
 import { benchLedger } from './ledger.ts'
 import { benchLive } from './live.ts'
@@ -11,6 +12,7 @@ const benchmarks: Record<string, () => Promise<void>> = {
   ledger: benchLedger,
   chat: benchChat,
   live: benchLive,
+  images: benchImages,
 }
 
 const wanted = process.argv[2]

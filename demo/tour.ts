@@ -1,6 +1,6 @@
 /**
  * `make demo`: starts Capstan in an empty folder, does real work through its public API, prints what happened, and
- * leaves nothing behind, whether it comes to its end, fails, or is stopped by Ctrl-C.
+ * leaves nothing behind but the pictures it made, whether it comes to its end, fails, or is stopped by Ctrl-C.
  */
 import { type Context, type Language, type Stop, TourError } from './stop.ts'
 import { account, passwordOf } from './stops/account.ts'
@@ -10,13 +10,14 @@ import { hundred } from './stops/hundred.ts'
 import { languages } from './stops/languages.ts'
 import { live } from './stops/live.ts'
 import { money } from './stops/money.ts'
+import { picture, picturesFolder } from './stops/picture.ts'
 import { repeat } from './stops/repeat.ts'
 import { talk } from './stops/talk.ts'
 import { type Api, makeApi, type Problem } from './support/api.ts'
 import { type Capstan, makeCapstan } from './support/capstan.ts'
 import { paint, print, printTable, type Row, seconds } from './support/terminal.ts'
 
-const stops: Stop[] = [account, languages, live, hostile, hundred, crash, repeat, money, talk]
+const stops: Stop[] = [account, languages, live, hostile, hundred, crash, repeat, money, talk, picture]
 
 const interruption = new AbortController()
 const stopped = new TourError('Stopped.')
@@ -44,7 +45,7 @@ async function main(): Promise<number> {
   print()
   if (exitCode === 0)
     print(
-      `${paint('bold', `Done in ${seconds(performance.now() - begun)}.`)} Nothing was left behind. \`make start\` runs it for you.`,
+      `${paint('bold', `Done in ${seconds(performance.now() - begun)}.`)} Nothing was left behind but ${picturesFolder}/. \`make start\` runs it for you.`,
     )
   return exitCode
 }

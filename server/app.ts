@@ -3,6 +3,7 @@ import { mkdir } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import path from 'node:path'
 import { Redis } from 'ioredis'
+import { makeBlobs } from '#platform/blobs/blobs.ts'
 import { makeBus } from '#platform/bus.ts'
 import { type Environment, platformSettings, readSettings, type Settings } from '#platform/config.ts'
 import { type EmbeddedServer, makeEmbeddedServer } from '#platform/database/embedded.ts'
@@ -25,6 +26,7 @@ import { listenOn } from '#platform/rpc/port.ts'
 import { makeRpc } from '#platform/rpc/rpc.ts'
 import { chatScopes, chatSettings, makeChatService } from '#services/chat/index.ts'
 import { type IdentityService, identitySettings, makeIdentity } from '#services/identity/index.ts'
+import { imageScopes, imagesSettings, makeImagesService } from '#services/images/index.ts'
 import { ledgerScopes, ledgerSettings, makeLedgerService } from '#services/ledger/index.ts'
 import { makeRunnerService, runnerScopes, runnerSettings } from '#services/runner/index.ts'
 
@@ -36,6 +38,7 @@ export const migrationSets: readonly MigrationSet[] = [
   { name: 'jobs', folder: path.join(here, 'platform/jobs/migrations') },
   { name: 'identity', folder: path.join(here, 'services/identity/migrations') },
   { name: 'chat', folder: path.join(here, 'services/chat/migrations') },
+  { name: 'images', folder: path.join(here, 'services/images/migrations') },
   { name: 'ledger', folder: path.join(here, 'services/ledger/migrations') },
   { name: 'runner', folder: path.join(here, 'services/runner/migrations') },
 ]
@@ -45,10 +48,18 @@ export const settingsTables = {
   platform: platformSettings,
   identity: identitySettings,
   chat: chatSettings,
+  images: imagesSettings,
   ledger: ledgerSettings,
   runner: runnerSettings,
 } as const
-const allSettings = { ...platformSettings, ...identitySettings, ...chatSettings, ...ledgerSettings, ...runnerSettings }
+const allSettings = {
+  ...platformSettings,
+  ...identitySettings,
+  ...chatSettings,
+  ...imagesSettings,
+  ...ledgerSettings,
+  ...runnerSettings,
+}
 export type AllSettings = Settings<typeof allSettings>
 
 /** @throws SettingsError naming every wrong variable */
@@ -60,7 +71,7 @@ export const version = '0.1.0'
 export const roles = ['api', 'worker'] as const
 export type Role = (typeof roles)[number]
 /** identity is part of every process: the others need to know who calls. */
-export const services = ['runner', 'chat', 'ledger'] as const
+export const services = ['runner', 'chat', 'ledger', 'images'] as const
 export type ServiceName = (typeof services)[number]
 
 export interface Opened {
@@ -114,7 +125,7 @@ export function makeIdentityOf(
     log,
     settings,
     platform: settings,
-    scopes: [...jobScopes, ...runnerScopes, ...chatScopes, ...ledgerScopes, metricsScope],
+    scopes: [...jobScopes, ...runnerScopes, ...chatScopes, ...ledgerScopes, ...imageScopes, metricsScope],
     secretsDir: path.resolve(settings.DATA_DIR),
   })
 }
@@ -211,6 +222,21 @@ export async function makeApp(given: {
     ? makeLedgerService({ db, jobs, live, log, settings, identity, work: works })
     : undefined
 
+  const blobs = given.chosen.includes('images') ? await makeBlobs({ settings, log }) : undefined
+  const images = blobs
+    ? await makeImagesService({
+        db,
+        jobs,
+        live,
+        bus,
+        blobs,
+        log,
+        settings,
+        openRoutes: makeOpenRoutes(settings),
+        work: works,
+      })
+    : undefined
+
   let ready = false
   let stopping = false
   const http = await makeHttp({
@@ -254,6 +280,8 @@ export async function makeApp(given: {
     await chat?.compatRoutes(http)
     await ledger?.routes(http)
     await ledger?.compatRoutes(http)
+    await images?.routes(http)
+    await images?.compatRoutes(http)
     chat?.rpc(rpc)
     ledger?.rpc(rpc)
   }
@@ -265,6 +293,7 @@ export async function makeApp(given: {
       await identity.maintain()
       await runner?.maintain()
       await chat?.maintain()
+      await images?.maintain()
     } catch (error) {
       log.warn({ err: error }, 'could not clean up')
     }
@@ -303,7 +332,7 @@ export async function makeApp(given: {
       const graceMs = settings.SHUTDOWN_GRACE_MS
       // Who has not sent a whole request when the grace is over, or does not read the answer, is not waited for.
       const late = setTimeout(() => http.server.closeAllConnections(), graceMs + answerMs)
-      await Promise.all([jobs.stop(graceMs), runner?.waits.end(graceMs), rpc.stop(graceMs)])
+      await Promise.all([jobs.stop(graceMs), runner?.waits.end(graceMs), images?.endWaits(graceMs), rpc.stop(graceMs)])
       const closed = http.close()
       await live.stop()
       connections.closeWhenIdle()
@@ -312,6 +341,8 @@ export async function makeApp(given: {
       await chat?.stop()
       await ledger?.stop()
       await runner?.stop()
+      await images?.stop()
+      await blobs?.close()
       await identity.stop()
       await bus.stop()
       limitRedis?.disconnect()

@@ -24,9 +24,9 @@ import {
   version,
 } from './app.ts'
 
-const usage = `capstan ${version}: one back end for accounts, strangers' code and jobs
+const usage = `capstan ${version}: one back end for accounts, strangers' code, chat, money, images and jobs
 
-  capstan start [--roles api,worker] [--services runner,chat,ledger]
+  capstan start [--roles api,worker] [--services runner,chat,ledger,images]
                               run Capstan; Ctrl-C stops it in good order
   capstan migrate [up|down|status] [--only NAME] [--count N]
                               bring the tables to the newest state, or take steps back

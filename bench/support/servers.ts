@@ -79,12 +79,13 @@ async function answersPing(port: number) {
 /** Capstan as a process of its own, with an empty database. */
 export async function withCapstan<T>(
   environment: Record<string, string>,
-  action: (given: { url: string; token: string }) => Promise<T>,
+  action: (given: { url: string; token: string; pid: number }) => Promise<T>,
+  args: readonly string[] = [],
 ): Promise<T> {
   return withFolder(async folder => {
     const port = await freePort()
     const main = path.join(import.meta.dirname, '../../server/main.ts')
-    const server = spawn(process.execPath, [main, 'start'], {
+    const server = spawn(process.execPath, [main, 'start', ...args], {
       env: {
         PATH: process.env.PATH,
         PORT: String(port),
@@ -98,7 +99,7 @@ export async function withCapstan<T>(
     const url = `http://127.0.0.1:${port}`
     try {
       await isReady(url, server)
-      return await action({ url, token: await register(url) })
+      return await action({ url, token: await register(url), pid: server.pid! })
     } finally {
       await end(server)
     }

@@ -118,3 +118,25 @@ test('past its bound a push is refused at once with 503', async () => {
   batches[1]!.end.resolve(ok([1, 2]))
   await Promise.all(accepted)
 })
+
+test('with weights a batch is as heavy as it may be, and a heavier item is alone', async () => {
+  const batches: number[][] = []
+  const gate = Promise.withResolvers<void>()
+  const batcher = makeBatcher<number, number>({
+    name: 'weighed',
+    size: 10,
+    weigh: item => item,
+    waitingMax: 100,
+    async run(items) {
+      batches.push(items)
+      await gate.promise
+      return items.map(value => ({ value }))
+    },
+  })
+  const first = batcher.push(1)
+  await Promise.resolve()
+  const rest = [3, 4, 3, 4, 50, 1, 9, 1].map(item => batcher.push(item))
+  gate.resolve()
+  await Promise.all([first, ...rest])
+  assert.deepEqual(batches, [[1], [3, 4, 3], [4], [50], [1, 9], [1]])
+})

@@ -20,8 +20,9 @@ export interface Batcher<T, R> {
 export interface BatcherOptions<T, R> {
   /** Named in the answer when the queue is full. */
   name: string
-  /** Most items in one batch. */
+  /** Most items in one batch; with `weigh`, the most they weigh together. A heavier item is alone. */
   size: number
+  weigh?: (item: T) => number
   /** Most items that may wait; a push beyond is refused. */
   waitingMax: number
   /** Batches in flight at once; 1 keeps the order of pushes. */
@@ -54,8 +55,9 @@ export function makeBatcher<T, R>(options: BatcherOptions<T, R>): Batcher<T, R> 
   function pump() {
     scheduled = false
     while (inFlight < parallel && queue.length > 0) {
-      const batch = queue.length <= options.size ? queue : queue.slice(0, options.size)
-      queue = queue.length <= options.size ? [] : queue.slice(options.size)
+      const count = countNext()
+      const batch = queue.length <= count ? queue : queue.slice(0, count)
+      queue = queue.length <= count ? [] : queue.slice(count)
       inFlight++
       void send(batch).then(settle => {
         inFlight--
@@ -67,6 +69,18 @@ export function makeBatcher<T, R>(options: BatcherOptions<T, R>): Batcher<T, R> 
         setImmediate(tell)
       })
     }
+  }
+
+  /** How many of those that wait go together. */
+  function countNext(): number {
+    const { size, weigh } = options
+    if (!weigh) return size
+    let weight = 0
+    for (let index = 0; index < queue.length; index++) {
+      weight += weigh(queue[index]!.item)
+      if (weight > size) return Math.max(1, index)
+    }
+    return queue.length
   }
 
   /** In the order in which batches ended. */

@@ -3,6 +3,8 @@
  * them all and reports every wrong one at once; `capstan config` prints the same tables.
  */
 
+import { parseBlobUrl } from './blobs/url.ts'
+
 export interface Variable<T> {
   /** What the variable decides, in a sentence; shown by `capstan config`. */
   about: string
@@ -138,6 +140,20 @@ export function list(item: RegExp, about: string): Variable<readonly string[] | 
   }
 }
 
+const blobUrl: Variable<string | undefined> = {
+  about:
+    'Where images are kept: `file:/folder`, or `s3://bucket/prefix`, with `?endpoint=https://host`, `&region=` and ' +
+    '`&path_style=` for a server that is not Amazon’s. Several machines need s3:, or a disk they share. ' +
+    'Default: the folder blobs in DATA_DIR.',
+  fallback: undefined,
+  // It carries no keys, but one that is wrong may.
+  secret: true,
+  parse: value => {
+    parseBlobUrl(value)
+    return value
+  },
+}
+
 /** What every process needs, whichever services it runs. */
 export const platformSettings = {
   NODE_ENV: oneOf(['development', 'test', 'production'], 'development', 'Production closes what eases development.'),
@@ -146,13 +162,23 @@ export const platformSettings = {
   GRPC_PORT: grpcPort,
   PUBLIC_URL: url(['http', 'https'], 'The address users see; needed behind a proxy. Default: http://HOST:PORT.'),
   TRUST_PROXY: flag(false, 'Believe X-Forwarded-For and -Proto from the proxy in front.'),
-  DATA_DIR: text('./data', 'Where the embedded PostgreSQL and the secrets live.'),
+  DATA_DIR: text(
+    './data',
+    'Where the embedded PostgreSQL, the secrets and, unless BLOB_URL says otherwise, the images live.',
+  ),
   DATABASE_URL: url(['postgres', 'postgresql'], 'Your PostgreSQL (16 or newer). Without it Capstan starts its own.'),
   DATABASE_POOL_MAX: integer(20, { min: 2, max: 500 }, 'Connections to PostgreSQL a process may open.'),
   REDIS_URL: url(
     ['redis', 'rediss'],
     'Carries wake-ups and rate limits between processes. Without it PostgreSQL does.',
   ),
+  BLOB_URL: blobUrl,
+  S3_ACCESS_KEY_ID: optionalText(
+    'The key of an s3: store. Without it the keys are looked for where every AWS program does: AWS_ACCESS_KEY_ID, ' +
+      '~/.aws, the role of the pod or machine, which is best where there is one.',
+    { secret: true },
+  ),
+  S3_SECRET_ACCESS_KEY: optionalText('The secret that belongs to S3_ACCESS_KEY_ID.', { secret: true }),
   LOG_LEVEL: oneOf(
     ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'],
     'info',

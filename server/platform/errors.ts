@@ -75,6 +75,14 @@ export const errors = {
     }),
   unavailable: (message: string, retryAfterSeconds = 2) =>
     new AppError({ code: 'unavailable', status: 503, message, retryAfterSeconds }),
+  blobStoreUnavailable: (why: string, cause?: unknown) =>
+    new AppError({
+      code: 'blob_store_unavailable',
+      status: 503,
+      message: `Files cannot be kept or read just now: ${why}. Nothing was kept; try again shortly. If it stays so, whoever runs this server finds the reason in its log.`,
+      retryAfterSeconds: 5,
+      cause,
+    }),
   idempotencyMismatch: () =>
     new AppError({
       code: 'idempotency_key_reused',
@@ -99,6 +107,11 @@ export const errors = {
 
 export function isAppError(error: unknown): error is AppError {
   return error instanceof AppError
+}
+
+/** What is told of an item of a list that failed by something nobody foresaw. */
+export function asAppError(error: unknown): AppError {
+  return isAppError(error) ? error : errors.unavailable('It could not be done just now. Try again shortly.')
 }
 
 /** The message of anything thrown. */

@@ -21,14 +21,18 @@ export type Claim<B = unknown> = 'fresh' | { answer: Answer<B> } | { error: AppE
 
 /** @throws bad_idempotency_key for a header that is no key. */
 export function idempotencyKeyOf(request: FastifyRequest): IdempotencyKey | undefined {
-  const key = request.headers['idempotency-key']
-  if (key === undefined) return undefined
+  if (request.headers['idempotency-key'] === undefined) return undefined
+  const { body } = request
+  return keyOfRequest(request, Buffer.isBuffer(body) ? body : JSON.stringify(body ?? null))
+}
+
+function keyOfRequest(request: FastifyRequest, body: string | Buffer): IdempotencyKey {
   const fingerprint = createHash('sha256')
     // Without the query: how long to wait, say, does not make it another request.
     .update(`${request.method} ${request.url.split('?', 1)[0]}\n`)
-    .update(JSON.stringify(request.body ?? null))
+    .update(body)
     .digest()
-  return { owner: request.caller?.userId ?? '', key: checkKey(key), fingerprint }
+  return { owner: request.caller?.userId ?? '', key: checkKey(request.headers['idempotency-key']), fingerprint }
 }
 
 /** @throws bad_idempotency_key */

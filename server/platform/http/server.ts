@@ -20,6 +20,7 @@ import { errors } from '../errors.ts'
 import { requestIdOf } from '../ids.ts'
 import type { Log } from '../log.ts'
 import type { Metrics } from '../metrics.ts'
+import { limitBodyTime } from './body-time.ts'
 import { type Authenticate, installGuard } from './guard.ts'
 import { installErrorRendering, Problem } from './problem.ts'
 import type { RateLimiter } from './rate-limit.ts'
@@ -43,6 +44,11 @@ export interface HttpOptions {
   version: string
 }
 
+/** How long a request's headers may take to come. */
+const headersMs = 60_000
+/** How long a body may take to come. */
+const bodyMs = 60_000
+
 /** An HTTP server with everything but routes: ids, parsing, validation, guard, limits, errors, OpenAPI, metrics. */
 export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
   const app = fastify({
@@ -52,7 +58,9 @@ export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
     genReqId: request => requestIdOf(request.headers['x-request-id']),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     routerOptions: { maxParamLength: 200 },
-    requestTimeout: 60_000,
+    // `body-time.ts` sees to bodies, as Node's own limit knows no exceptions.
+    requestTimeout: 0,
+    http: { headersTimeout: headersMs },
     keepAliveTimeout: 65_000,
     forceCloseConnections: 'idle',
     // `app.ts` answers who comes while the process stops, with a problem document.
@@ -70,6 +78,7 @@ export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
     preClose: done => done(),
   })
   installObservation(app, options)
+  limitBodyTime(app, bodyMs)
   installGuard(app as unknown as FastifyInstance, {
     authenticate: options.authenticate,
     onRefused: request => options.rateLimiter.take(request.ip),

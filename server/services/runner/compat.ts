@@ -1,9 +1,9 @@
 /** The old code runner's routes: CONTRACTS say what they take and answer; the runs are the same runs. */
 import { Type } from 'typebox'
+import { closedSignal } from '#platform/http/closed-signal.ts'
 import { callerOf } from '#platform/http/guard.ts'
 import type { HttpApp } from '#platform/http/server.ts'
 import { errors } from './errors.ts'
-import { closedSignal } from './routes.ts'
 import type { Runner } from './runner.ts'
 import type { RunStatus } from './types.ts'
 

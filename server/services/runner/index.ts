@@ -4,14 +4,15 @@ import type { HttpApp } from '#platform/http/server.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
 import type { Live } from '#platform/live/live.ts'
 import type { Log } from '#platform/log.ts'
+import { makeWaits } from '#platform/waits.ts'
 import { addCompatRoutes } from './compat.ts'
-import { makeRunQueue } from './jobs.ts'
+import { endedChannel, makeRunQueue } from './jobs.ts'
 import { indexLanguages } from './requests.ts'
 import { addRoutes } from './routes.ts'
 import { makeRunner, type Runner } from './runner.ts'
 import { detectLanguages, makeSandbox, type SandboxFacts } from './sandbox/index.ts'
 import type { RunnerSettings } from './settings.ts'
-import { makeWaits } from './waits.ts'
+import * as store from './store.ts'
 
 export { type RunnerSettings, runnerSettings } from './settings.ts'
 export const runnerScopes = ['runs:read', 'runs:write'] as const
@@ -58,7 +59,7 @@ export async function makeRunnerService(deps: RunnerDeps): Promise<RunnerService
   const working = unavailable === undefined ? sandbox : undefined
 
   jobs.define(makeRunQueue({ db, live, bus, log, settings, languages, sandbox: working }))
-  const waits = makeWaits({ db, bus, log })
+  const waits = makeWaits({ bus, log, channel: endedChannel, find: ids => store.findEnded(db, ids) })
   const runner = makeRunner({ db, jobs, waits, settings, languages, unavailable, clock: deps.clock ?? Date.now })
   live.addSource(runner.source)
   return {

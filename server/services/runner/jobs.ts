@@ -21,9 +21,10 @@ import { type Execution, InvalidExecution, type Sandbox, type StepResult } from 
 import type { RunnerSettings } from './settings.ts'
 import * as store from './store.ts'
 import type { RunEventInput, RunOutcome, RunStatus } from './types.ts'
-import { endedChannel } from './waits.ts'
 
 export const runsQueue = 'runs'
+/** Ids of runs that have ended. */
+export const endedChannel = 'runs.ended'
 
 /** How long output is gathered before it is passed on. The end of a run waits for nothing. */
 const outputGatherMs = 25

@@ -1,5 +1,5 @@
-import type { FastifyReply } from 'fastify'
 import { type Static, Type } from 'typebox'
+import { closedSignal } from '#platform/http/closed-signal.ts'
 import { decodeCursor, encodeCursor } from '#platform/http/cursor.ts'
 import { callerOf } from '#platform/http/guard.ts'
 import { idempotencyKeyOf } from '#platform/http/idempotency.ts'
@@ -253,13 +253,6 @@ export function addRoutes(app: HttpApp, { runner, languages, facts, settings }: 
       sandbox: facts?.sentence ?? 'Programs are run by other processes.',
     }),
   )
-}
-
-/** Aborted when the client has gone. */
-export function closedSignal(reply: FastifyReply): AbortSignal {
-  const controller = new AbortController()
-  reply.raw.once('close', () => controller.abort())
-  return controller.signal
 }
 
 function showLimits(limits: RunRequest['limits']): Static<typeof Limits> {

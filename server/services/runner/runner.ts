@@ -5,13 +5,13 @@ import { type Claim, claimKeys, type IdempotencyKey, idempotently } from '#platf
 import { isUuid, uuidv7, uuidv7Floor } from '#platform/ids.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
 import type { LiveEvent, TopicSource } from '#platform/live/live.ts'
+import type { Waits } from '#platform/waits.ts'
 import { errors } from './errors.ts'
 import { runsQueue } from './jobs.ts'
 import { checkRun, type Languages, type RunInput } from './requests.ts'
 import type { RunnerSettings } from './settings.ts'
 import * as store from './store.ts'
 import type { RunRequest } from './types.ts'
-import type { Waits } from './waits.ts'
 
 export type RunOwner = Pick<Caller, 'userId' | 'name' | 'role'>
 

@@ -1,34 +1,41 @@
 /**
- * Requests that wait for a run to end. The process that ends a run says so over the bus; behind it, once a second, all
- * runs waited for are looked up together. So a wait costs no query of its own.
+ * Requests that wait for something to happen to a thing: a run to end, an image to be ready. The process that makes it
+ * happen says so over the bus; behind it, once a second, all things waited for are looked up together. So a wait costs
+ * no query of its own.
  */
-import type { Bus } from '#platform/bus.ts'
-import type { Database } from '#platform/database/pool.ts'
-import type { Log } from '#platform/log.ts'
-import * as store from './store.ts'
-
-export const endedChannel = 'runs.ended'
+import type { Bus } from './bus.ts'
+import type { Log } from './log.ts'
 
 export interface Waits {
-  /** Resolves when the run has ended, or after `waitMs`, or when the signal is aborted. Answers whether it has ended. */
+  /**
+   * Resolves when it has happened, or after `waitMs`, or when the signal is aborted. Answers whether it has happened.
+   * `isNew` says that it cannot have happened before it was last told on the bus.
+   */
   waitFor(given: { id: string; waitMs: number; signal?: AbortSignal; isNew: boolean }): Promise<boolean>
   /** Gives waits that last to their end, or for `graceMs`; from then on nobody waits. Call it when the process stops. */
   end(graceMs: number): Promise<void>
 }
 
 const pollMs = 1000
-/** Runs that ended lately: one may end before the request that made it has begun to wait. */
+/** What happened lately: it may happen before the request that made the thing has begun to wait. */
 const recentMax = 10_000
 
-export function makeWaits(given: { db: Database; bus: Bus; log: Log }): Waits {
-  const { db, bus, log } = given
-  const waiting = new Map<string, Set<(ended: boolean) => void>>()
+/** @param find answers those of the ids to which it has happened */
+export function makeWaits(given: {
+  bus: Bus
+  log: Log
+  /** Where the ids of things are told to which it has happened. */
+  channel: string
+  find: (ids: string[]) => Promise<string[]>
+}): Waits {
+  const { bus, log, channel, find } = given
+  const waiting = new Map<string, Set<(happened: boolean) => void>>()
   const recent = new Set<string>()
   let _timer: NodeJS.Timeout | undefined
   let onNone: (() => void) | undefined
   let stopping = false
 
-  bus.subscribe(endedChannel, ids => {
+  bus.subscribe(channel, ids => {
     for (const id of ids) {
       recent.add(id)
       resolveAll(id, true)
@@ -40,16 +47,16 @@ export function makeWaits(given: { db: Database; bus: Bus; log: Log }): Waits {
   })
   bus.onGap(() => void look([...waiting.keys()]))
 
-  function resolveAll(id: string, ended: boolean) {
-    for (const resolve of waiting.get(id) ?? []) resolve(ended)
+  function resolveAll(id: string, happened: boolean) {
+    for (const resolve of waiting.get(id) ?? []) resolve(happened)
   }
 
   async function look(ids: string[]) {
     if (ids.length === 0) return
     try {
-      for (const id of await store.findEnded(db, ids)) resolveAll(id, true)
+      for (const id of await find(ids)) resolveAll(id, true)
     } catch (error) {
-      log.debug({ err: error }, 'could not look for runs that ended')
+      log.debug({ err: error }, 'could not look up what requests wait for')
     }
   }
 
@@ -65,13 +72,13 @@ export function makeWaits(given: { db: Database; bus: Bus; log: Log }): Waits {
       if (recent.has(id)) return Promise.resolve(true)
       if (stopping || signal?.aborted) return Promise.resolve(false)
       return new Promise(resolve => {
-        const done = (ended: boolean) => {
+        const done = (happened: boolean) => {
           clearTimeout(late)
           signal?.removeEventListener('abort', onAbort)
           const others = waiting.get(id)
           others?.delete(done)
           if (others?.size === 0) waiting.delete(id)
-          resolve(ended)
+          resolve(happened)
           if (waiting.size === 0) onNone?.()
         }
         const onAbort = () => done(false)

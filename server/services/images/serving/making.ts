@@ -1,0 +1,236 @@
+/**
+ * Makes transforms that nobody keeps. Requests for the same one wait for one making, which is aborted when the last of
+ * them has gone. What was made is a file of the work folder first: it is answered from there at once, and kept in the
+ * blob store behind the answer, where there is room. So a flight is: waiting for a turn, being made, answered, kept.
+ */
+import { randomUUID } from 'node:crypto'
+import { type FileHandle, open, readFile, rm } from 'node:fs/promises'
+import path from 'node:path'
+import { Readable } from 'node:stream'
+import type { BlobStore, ByteRange } from '#platform/blobs/types.ts'
+import type { Database } from '#platform/database/pool.ts'
+import { isAppError } from '#platform/errors.ts'
+import { makeGate } from '#platform/live/gate.ts'
+import type { Log } from '#platform/log.ts'
+import { originalKey } from '../keys.ts'
+import { type FixedTransform, PictureBroken, type Processor } from '../processing/types.ts'
+import type { ImagesSettings } from '../settings.ts'
+import type { ImageFacts } from '../types.ts'
+import { errors } from './errors.ts'
+import { makeKeeper } from './keeping.ts'
+
+export interface Wanted {
+  fileId: string
+  facts: ImageFacts
+  /** See `transformName`. */
+  name: string
+  transform: FixedTransform
+  /** Aborted when the client has gone. */
+  signal: AbortSignal
+}
+
+/** Something made. Whoever has it must read or release it, once. */
+export interface Made {
+  bytes: number
+  read(range: ByteRange | undefined): Buffer | Readable
+  release(): void
+}
+
+export interface Maker {
+  /**
+   * Undefined where the original is not in the blob store.
+   *
+   * @throws transform_failed where the file is to blame, image_makers_full, image_makers_away, client_gone,
+   * blob_store_unavailable
+   */
+  make(wanted: Wanted): Promise<Made | undefined>
+  /** Being made, waiting for it, or being kept. */
+  readonly making: number
+  /** Resolves when all that was begun is answered and kept. */
+  stop(): Promise<void>
+}
+
+export interface MakerDeps {
+  db: Database
+  blobs: BlobStore
+  processor: Pick<Processor, 'work'>
+  settings: Pick<ImagesSettings, 'IMAGE_BYTES_PER_USER' | 'IMAGE_TRANSFORMS_MAX' | 'N_WORKERS'>
+  log: Log
+  workFolder: string
+}
+
+interface Flight {
+  waiters: Set<PromiseWithResolvers<Made | undefined>>
+  controller: AbortController
+  /** From when it is made until it is kept: whoever comes then is answered from it too. */
+  shared: Shared | undefined
+}
+
+/** What several requests are answered from. */
+interface Shared {
+  bytes: number
+  hold(): Made
+  release(): void
+}
+
+/** Makings under way; past that, requests are refused at once. */
+const flightsMax = 256
+/** Originals at hand, for each process that decodes: one is fetched while another is worked on. */
+const originalsPerWorker = 2
+/** So much is read into memory at once; what is larger is streamed. */
+const inMemoryBytesMax = 1024 * 1024
+
+export function makeMaker(deps: MakerDeps): Maker {
+  /** Those that can be joined. */
+  const flights = new Map<string, Flight>()
+  /** Those too that were given up and have not ended yet. Never reject. */
+  const running = new Set<Promise<void>>()
+  const gate = makeGate(deps.settings.N_WORKERS * originalsPerWorker)
+  const keeper = makeKeeper(deps)
+
+  function begin(id: string, wanted: Wanted): Flight {
+    if (running.size >= flightsMax) throw errors.makersFull()
+    const flight: Flight = { waiters: new Set(), controller: new AbortController(), shared: undefined }
+    flights.set(id, flight)
+    const done = fly(id, flight, wanted)
+    running.add(done)
+    void done.finally(() => running.delete(done))
+    return flight
+  }
+
+  async function fly(id: string, flight: Flight, wanted: Wanted) {
+    const { fileId, name, transform } = wanted
+    const file = path.join(deps.workFolder, `${randomUUID()}.${transform.format}`)
+    try {
+      flight.shared = await make(wanted, { file, signal: flight.controller.signal })
+      for (const waiter of flight.waiters) waiter.resolve(flight.shared?.hold())
+      if (flight.shared) await keeper.keep({ fileId, name, file, bytes: flight.shared.bytes })
+    } catch (error) {
+      for (const waiter of flight.waiters) waiter.reject(error)
+    } finally {
+      forget(id, flight)
+      flight.shared?.release()
+      await rm(file, { force: true }).catch(error => deps.log.warn({ err: error }, 'a made file was not removed'))
+    }
+  }
+
+  /** Whoever comes from now on begins another. */
+  function forget(id: string, flight: Flight) {
+    if (flights.get(id) === flight) flights.delete(id)
+  }
+
+  /** Undefined where the original is gone. */
+  async function make(wanted: Wanted, { file, signal }: { file: string; signal: AbortSignal }) {
+    try {
+      const bytes = await gate(() => makeFile(deps, { wanted, file, signal }))
+      return bytes === undefined ? undefined : await share(file, bytes)
+    } catch (error) {
+      throw signal.aborted ? errors.clientGone() : translate(error, wanted, deps.log)
+    }
+  }
+
+  function join(id: string, flight: Flight, signal: AbortSignal): Promise<Made | undefined> {
+    const waiter = Promise.withResolvers<Made | undefined>()
+    const leave = () => {
+      flight.waiters.delete(waiter)
+      waiter.reject(errors.clientGone())
+      if (flight.waiters.size > 0) return
+      forget(id, flight)
+      flight.controller.abort()
+    }
+    flight.waiters.add(waiter)
+    signal.addEventListener('abort', leave, { once: true })
+    return waiter.promise.finally(() => signal.removeEventListener('abort', leave))
+  }
+
+  return {
+    async make(wanted) {
+      if (wanted.signal.aborted) throw errors.clientGone()
+      const id = `${wanted.fileId}/${wanted.name}`
+      const flight = flights.get(id) ?? begin(id, wanted)
+      return flight.shared ? flight.shared.hold() : join(id, flight, wanted.signal)
+    },
+    get making() {
+      return running.size
+    },
+    async stop() {
+      await Promise.all(running)
+    },
+  }
+}
+
+async function makeFile(
+  { blobs, processor }: MakerDeps,
+  { wanted, file, signal }: { wanted: Wanted; file: string; signal: AbortSignal },
+): Promise<number | undefined> {
+  signal.throwIfAborted()
+  const { facts, transform } = wanted
+  const outputs = [{ transform, path: file }]
+  const done = await blobs.withFile(originalKey(wanted.fileId), original =>
+    processor.work({ path: original, facts, outputs, urgent: true, signal }),
+  )
+  return done?.made[0]?.bytes
+}
+
+function translate(error: unknown, { fileId }: Wanted, log: Log): unknown {
+  if (isAppError(error)) return error
+  if (error instanceof PictureBroken) return errors.transformFailed(error.message)
+  log.error({ err: error, file: fileId }, 'a transform could not be made')
+  return errors.makersAway()
+}
+
+async function share(file: string, bytes: number): Promise<Shared> {
+  if (bytes <= inMemoryBytesMax) {
+    const body = await readFile(file)
+    return { bytes, hold: () => madeOf(body), release: () => {} }
+  }
+  return shareFile(await open(file), bytes)
+}
+
+function madeOf(body: Buffer): Made {
+  return {
+    bytes: body.length,
+    read: range => (range ? body.subarray(range.start, range.end + 1) : body),
+    release: () => {},
+  }
+}
+
+/** The open file outlives its name; the last to release it closes it. */
+function shareFile(handle: FileHandle, bytes: number): Shared {
+  let holders = 1
+  const release = () => {
+    if (--holders === 0) handle.close().catch(() => {})
+  }
+  return {
+    bytes,
+    release,
+    hold() {
+      holders++
+      return {
+        bytes,
+        release,
+        read: range =>
+          Readable.from(chunksOf(handle, range ?? { start: 0, end: bytes - 1 }), { objectMode: false }).once(
+            'close',
+            release,
+          ),
+      }
+    },
+  }
+}
+
+const chunkBytes = 256 * 1024
+
+async function* chunksOf(handle: FileHandle, { start, end }: ByteRange) {
+  for (let at = start; at <= end; ) {
+    const { buffer, bytesRead } = await handle.read(
+      Buffer.allocUnsafe(chunkBytes),
+      0,
+      Math.min(chunkBytes, end + 1 - at),
+      at,
+    )
+    if (bytesRead === 0) throw new Error('The file is shorter than it was.')
+    yield buffer.subarray(0, bytesRead)
+    at += bytesRead
+  }
+}
