@@ -191,7 +191,9 @@ test('the queue tells how long its line is, and its totals add up', { skip }, as
   const after = await queue()
   assert.equal(after.totals.succeeded, before.totals.succeeded + 4)
   const { added, succeeded, dead, cancelled } = after.totals
-  const { rows } = await server.db.query<{ n: number }>(`select count(*)::int as n from jobs.active where queue = 'runs'`)
+  const { rows } = await server.db.query<{ n: number }>(
+    `select count(*)::int as n from jobs.active where queue = 'runs'`,
+  )
   assert.equal(added - succeeded - dead - cancelled, rows[0]!.n)
   assert.equal(after.depth, rows[0]!.n)
 })
