@@ -6,19 +6,33 @@
 import { parseArgs } from 'node:util'
 import { makeJpegOfSize, makePicture } from '../test/support/pictures.ts'
 
-const { values } = parseArgs({
-  options: {
-    url: { type: 'string', default: 'http://127.0.0.1:8080' },
-    path: { type: 'string', default: '/upload' },
-    token: { type: 'string' },
-    count: { type: 'string', default: '3000' },
-    concurrency: { type: 'string', default: '64' },
-  },
-})
-const count = Number(values.count)
-const concurrency = Number(values.concurrency)
+const usage =
+  'npm run load:images -- [URL, by default http://127.0.0.1:8080] [--path /upload] [--token …] [--count 3000] [--concurrency 64]'
+const { values, positionals } = readArgs()
+const base = positionals[0] ?? 'http://127.0.0.1:8080'
+const [count, concurrency] = [Number(values.count), Number(values.concurrency)]
 if (!(Number.isInteger(count) && count > 0 && Number.isInteger(concurrency) && concurrency > 0)) {
-  console.error('--count and --concurrency take whole numbers from 1.')
+  complain('--count and --concurrency take whole numbers from 1.')
+}
+
+function readArgs() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        path: { type: 'string', default: '/upload' },
+        token: { type: 'string' },
+        count: { type: 'string', default: '3000' },
+        concurrency: { type: 'string', default: '64' },
+      },
+    })
+  } catch (error) {
+    return complain((error as Error).message)
+  }
+}
+
+function complain(words: string): never {
+  console.error(`${words}\n${usage}`)
   process.exit(2)
 }
 
@@ -61,7 +75,7 @@ async function send(kind: Kind, n: number): Promise<number | string> {
   const form = new FormData()
   form.set('image', new File([new Uint8Array(await kind.make(n))], `picture-${n}.jpg`, { type: 'image/jpeg' }))
   try {
-    const answer = await fetch(values.url + values.path, {
+    const answer = await fetch(base + values.path, {
       method: 'POST',
       body: form,
       headers: values.token === undefined ? {} : { authorization: `Bearer ${values.token}` },
