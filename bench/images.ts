@@ -37,7 +37,7 @@ const mib = 1024 * 1024
 const sizes = [
   { name: '2 megapixels', width: 1732, height: 1155, distinct: 8, count: 48 },
   { name: '12 megapixels', width: 4243, height: 2828, distinct: 4, count: 16 },
-  { name: '24 megapixels', width: 6000, height: 4000, distinct: 3, count: 8 },
+  { name: '24 megapixels', width: 6000, height: 4000, distinct: 4, count: 8 },
 ] as const
 const formats = ['jpeg', 'png', 'webp'] as const
 /** The first quality; every pass takes the next one, so that nothing is asked for twice. */
