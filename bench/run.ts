@@ -1,6 +1,7 @@
 /** `make bench`, or `npm run bench jobs` for one of them. Prints Markdown tables; docs/benchmarks.md keeps them. */
 import { benchChat } from './chat.ts'
 import { benchImages } from './images.ts'
+import { benchIngest } from './ingest.ts'
 import { benchJobs } from './jobs.ts'
 import { benchLedger } from './ledger.ts'
 import { benchLive } from './live.ts'
@@ -13,6 +14,7 @@ const benchmarks: Record<string, () => Promise<void>> = {
   chat: benchChat,
   live: benchLive,
   images: benchImages,
+  ingest: benchIngest,
 }
 
 const wanted = process.argv[2]

@@ -11,13 +11,14 @@ import { languages } from './stops/languages.ts'
 import { live } from './stops/live.ts'
 import { money } from './stops/money.ts'
 import { picture, picturesFolder } from './stops/picture.ts'
+import { records } from './stops/records.ts'
 import { repeat } from './stops/repeat.ts'
 import { talk } from './stops/talk.ts'
 import { type Api, makeApi, type Problem } from './support/api.ts'
 import { type Capstan, makeCapstan } from './support/capstan.ts'
 import { paint, print, printTable, type Row, seconds } from './support/terminal.ts'
 
-const stops: Stop[] = [account, languages, live, hostile, hundred, crash, repeat, money, talk, picture]
+const stops: Stop[] = [account, languages, live, hostile, hundred, crash, repeat, money, talk, picture, records]
 
 const interruption = new AbortController()
 const stopped = new TourError('Stopped.')

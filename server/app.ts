@@ -27,6 +27,7 @@ import { makeRpc } from '#platform/rpc/rpc.ts'
 import { chatScopes, chatSettings, makeChatService } from '#services/chat/index.ts'
 import { type IdentityService, identitySettings, makeIdentity } from '#services/identity/index.ts'
 import { imageScopes, imagesSettings, makeImagesService } from '#services/images/index.ts'
+import { ingestSettings, makeIngestService, streamScopes } from '#services/ingest/index.ts'
 import { ledgerScopes, ledgerSettings, makeLedgerService } from '#services/ledger/index.ts'
 import { makeRunnerService, runnerScopes, runnerSettings } from '#services/runner/index.ts'
 
@@ -39,6 +40,7 @@ export const migrationSets: readonly MigrationSet[] = [
   { name: 'identity', folder: path.join(here, 'services/identity/migrations') },
   { name: 'chat', folder: path.join(here, 'services/chat/migrations') },
   { name: 'images', folder: path.join(here, 'services/images/migrations') },
+  { name: 'ingest', folder: path.join(here, 'services/ingest/migrations') },
   { name: 'ledger', folder: path.join(here, 'services/ledger/migrations') },
   { name: 'runner', folder: path.join(here, 'services/runner/migrations') },
 ]
@@ -49,6 +51,7 @@ export const settingsTables = {
   identity: identitySettings,
   chat: chatSettings,
   images: imagesSettings,
+  ingest: ingestSettings,
   ledger: ledgerSettings,
   runner: runnerSettings,
 } as const
@@ -57,6 +60,7 @@ const allSettings = {
   ...identitySettings,
   ...chatSettings,
   ...imagesSettings,
+  ...ingestSettings,
   ...ledgerSettings,
   ...runnerSettings,
 }
@@ -68,10 +72,14 @@ export function readAllSettings(environment: Environment): AllSettings {
 }
 
 export const version = '0.1.0'
-export const roles = ['api', 'worker'] as const
+/**
+ * What a process may do. `api` and `worker` have the parts of ingest in them; alone, each can be a Deployment of its
+ * own.
+ */
+export const roles = ['api', 'worker', 'ingest-front', 'ingest-rpc', 'ingest-consumer'] as const
 export type Role = (typeof roles)[number]
 /** identity is part of every process: the others need to know who calls. */
-export const services = ['runner', 'chat', 'ledger', 'images'] as const
+export const services = ['runner', 'chat', 'ledger', 'images', 'ingest'] as const
 export type ServiceName = (typeof services)[number]
 
 export interface Opened {
@@ -125,7 +133,15 @@ export function makeIdentityOf(
     log,
     settings,
     platform: settings,
-    scopes: [...jobScopes, ...runnerScopes, ...chatScopes, ...ledgerScopes, ...imageScopes, metricsScope],
+    scopes: [
+      ...jobScopes,
+      ...runnerScopes,
+      ...chatScopes,
+      ...ledgerScopes,
+      ...imageScopes,
+      ...streamScopes,
+      metricsScope,
+    ],
     secretsDir: path.resolve(settings.DATA_DIR),
   })
 }
@@ -237,6 +253,24 @@ export async function makeApp(given: {
       })
     : undefined
 
+  const ingest = given.chosen.includes('ingest')
+    ? await makeIngestService({
+        db,
+        bus,
+        live,
+        log,
+        metrics,
+        settings,
+        redis: limitRedis,
+        openRoutes: makeOpenRoutes(settings),
+        parts: {
+          front: serves || given.roles.includes('ingest-front'),
+          rpc: serves || given.roles.includes('ingest-rpc'),
+          consumer: works || given.roles.includes('ingest-consumer'),
+        },
+      })
+    : undefined
+
   let ready = false
   let stopping = false
   const http = await makeHttp({
@@ -285,6 +319,8 @@ export async function makeApp(given: {
     chat?.rpc(rpc)
     ledger?.rpc(rpc)
   }
+  await ingest?.routes(http)
+  ingest?.rpc(rpc)
 
   let maintenance: NodeJS.Timeout | undefined
   async function maintain() {
@@ -294,6 +330,7 @@ export async function makeApp(given: {
       await runner?.maintain()
       await chat?.maintain()
       await images?.maintain()
+      await ingest?.maintain()
     } catch (error) {
       log.warn({ err: error }, 'could not clean up')
     }
@@ -313,8 +350,10 @@ export async function makeApp(given: {
       await jobs.start({ work: works })
       chat?.start()
       ledger?.start()
+      await ingest?.start()
       await http.listen({ host: settings.HOST, port: settings.PORT })
-      if (serves) grpcPort = await listenOn(rpc, { port: settings.GRPC_PORT, log })
+      if (serves || given.roles.includes('ingest-rpc'))
+        grpcPort = await listenOn(rpc, { port: settings.GRPC_PORT, log })
       ready = true
       maintenance = setInterval(() => void maintain(), maintainEveryMs)
       void maintain()
@@ -340,6 +379,7 @@ export async function makeApp(given: {
       clearTimeout(late)
       await chat?.stop()
       await ledger?.stop()
+      await ingest?.stop()
       await runner?.stop()
       await images?.stop()
       await blobs?.close()

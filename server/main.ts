@@ -1,13 +1,13 @@
 #!/usr/bin/env node
 /** The `capstan` command. */
 import { createInterface } from 'node:readline/promises'
-import { parseArgs } from 'node:util'
 import { SettingsError, type SettingsTable } from '#platform/config.ts'
 import { EmbeddedError } from '#platform/database/embedded.ts'
 import { migrate, pendingMigrations } from '#platform/database/migrate.ts'
-import { isAppError, messageOf } from '#platform/errors.ts'
+import { isAppError } from '#platform/errors.ts'
 import { type UserRole, userRoles } from '#platform/http/guard.ts'
 import { makeLog } from '#platform/log.ts'
+import { generateCourses } from '#services/ingest/index.ts'
 import { verifyLedger } from '#services/ledger/index.ts'
 import {
   type AllSettings,
@@ -23,10 +23,13 @@ import {
   settingsTables,
   version,
 } from './app.ts'
+import { generate } from './commands/generate.ts'
+import { load } from './commands/load.ts'
+import { parse, UsageError } from './commands/usage.ts'
 
 const usage = `capstan ${version}: one back end for accounts, strangers' code, chat, money, images and jobs
 
-  capstan start [--roles api,worker] [--services runner,chat,ledger,images]
+  capstan start [--roles api,worker] [--services runner,chat,ledger,images,ingest]
                               run Capstan; Ctrl-C stops it in good order
   capstan migrate [up|down|status] [--only NAME] [--count N]
                               bring the tables to the newest state, or take steps back
@@ -35,19 +38,23 @@ const usage = `capstan ${version}: one back end for accounts, strangers' code, c
   capstan user role NAME user|banker|admin
                               change a user's role
   capstan ledger verify       recompute every balance and check the hash chain; 1 when something is wrong
+  capstan generate courses COUNT [--seed N] [--format json|ndjson] [--output FILE]
+                              write records to try streams with, the same ones for the same seed
+  capstan load [URL] [--route course|records|ndjson] [--records FILE | --count N --seed N] [--seconds N]
+               [--connections N] [--stream NAME] [--token TOKEN] [--plot FILE.svg]
+                              send records at a running Capstan; 1 when any was not taken
   capstan config              list every variable, its value and what it decides
   capstan version
 
 Settings come from the environment; \`capstan config\` lists them.`
-
-/** Said to a person instead of a stack: the command was used wrongly, or something outside is not as it must be. */
-class UsageError extends Error {}
 
 const commands: Record<string, (settings: AllSettings, args: string[]) => Promise<void>> = {
   start,
   migrate: migrateTables,
   user,
   ledger,
+  generate: (_settings, args) => generate(args, generateCourses),
+  load: (settings, args) => load(args, { settings, generateCourses }),
   config: showConfig,
 }
 
@@ -236,14 +243,6 @@ async function showConfig(settings: AllSettings) {
       console.log(`${name}=${shown}${changed}\n    ${variable.about}`)
     }
     console.log()
-  }
-}
-
-function parse<const T extends NonNullable<Parameters<typeof parseArgs>[0]>['options']>(args: string[], options: T) {
-  try {
-    return parseArgs({ args, options: options as NonNullable<T>, allowPositionals: true })
-  } catch (error) {
-    throw new UsageError(messageOf(error))
   }
 }
 

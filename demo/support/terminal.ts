@@ -1,24 +1,7 @@
-/** What the tour prints: aligned, and in colour only where a person looks. */
-import { stripVTControlCharacters, styleText } from 'node:util'
+/** What the tour prints at its end; the rest it has from the commands. */
+import { pad, paint, print, seconds } from '../../server/commands/terminal.ts'
 
-type Style = Parameters<typeof styleText>[0]
-
-export function paint(style: Style, text: string): string {
-  return styleText(style, text, { stream: process.stdout })
-}
-
-export function print(line = '') {
-  process.stdout.write(`${line}\n`)
-}
-
-export function seconds(ms: number): string {
-  return `${(ms / 1000).toFixed(1)} s`
-}
-
-/** Pads by what is seen. */
-export function pad(text: string, width: number): string {
-  return text + ' '.repeat(Math.max(0, width - stripVTControlCharacters(text).length))
-}
+export { bar, pad, paint, print, seconds } from '../../server/commands/terminal.ts'
 
 export interface Row {
   title: string

@@ -1,0 +1,75 @@
+/** Records as a body brings them. */
+import { isUtf8 } from 'node:buffer'
+import type { Outcome } from '#platform/batch.ts'
+import { type AppError, isAppError, errors as platformErrors } from '#platform/errors.ts'
+import type { Accepted, Appending } from './appending.ts'
+import { errors } from './errors.ts'
+import { prepareRecord, prepareValue, type RecordRules, sliceArray } from './record.ts'
+import type { ReadyStream } from './streams.ts'
+import type { Prepared } from './types.ts'
+
+/** What a JSON body holds: one record, or several each with its own outcome. */
+export type Body = { one: Prepared } | { several: Outcome<Prepared>[] }
+
+/** @throws malformed_json, records_empty, records_too_many, and what is wrong with a single record */
+export function readBody(rules: RecordRules, body: Buffer, arrayMax: number): Body {
+  const text = decodeBody(body)
+  if (!/^\s*\[/.test(text)) return { one: prepareSingle(rules, text) }
+  let values: unknown[]
+  try {
+    values = JSON.parse(text)
+  } catch {
+    throw platformErrors.malformedJson()
+  }
+  if (values.length === 0) throw errors.recordsEmpty()
+  if (values.length > arrayMax) throw errors.recordsTooMany(arrayMax)
+  const texts = sliceArray(text)
+  return { several: values.map((value, index) => attempt(() => prepareItem(rules, value, texts[index]!))) }
+}
+
+/** @throws malformed_json */
+export function decodeBody(body: Buffer): string {
+  if (!isUtf8(body)) throw platformErrors.malformedJson()
+  return body.toString('utf8')
+}
+
+/** The body is the record, so what is no JSON is called what it is called everywhere. */
+function prepareSingle(rules: RecordRules, text: string): Prepared {
+  if (text.trim() === '') throw errors.recordsEmpty()
+  return prepareRecord(rules, text)
+}
+
+function prepareItem(rules: RecordRules, value: unknown, text: string): Prepared {
+  if (Buffer.byteLength(text) > rules.bytesMax) throw errors.recordTooLarge(rules.bytesMax)
+  return prepareValue(rules, value, text)
+}
+
+export function prepareAll(rules: RecordRules, texts: readonly string[]): Outcome<Prepared>[] {
+  return texts.map(text => attempt(() => prepareRecord(rules, text)))
+}
+
+function attempt<T>(prepare: () => T): Outcome<T> {
+  try {
+    return { value: prepare() }
+  } catch (error) {
+    if (!isAppError(error)) throw error
+    return { error }
+  }
+}
+
+/** Appends those that are right. Answers an outcome for each, in order. */
+export async function appendRight(
+  appending: Pick<Appending, 'appendMany'>,
+  stream: ReadyStream,
+  prepared: readonly Outcome<Prepared>[],
+): Promise<Outcome<Accepted>[]> {
+  const right = prepared.flatMap(each => ('value' in each ? [each.value] : []))
+  const appended = right.length > 0 ? await appending.appendMany(stream, right) : []
+  let next = 0
+  return prepared.map(each => ('value' in each ? appended[next++]! : each))
+}
+
+/** As a record's own error is shown, in a list of outcomes. */
+export function showError(error: AppError) {
+  return { code: error.code, message: error.message, ...(error.details ? { details: error.details } : {}) }
+}
