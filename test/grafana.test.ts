@@ -46,6 +46,8 @@ const app = await makeTestApp({
 })
 let user: User
 let grafana: pg.Client
+/** When all records were there. */
+let now: number
 
 before(async () => {
   user = await makeUser(app, 'ada')
@@ -55,6 +57,7 @@ before(async () => {
   assert.deepEqual([added.body.accepted, added.body.refused], [1000, 0])
   await addOldCounts()
   await until(async () => (await mergedNow()) === 1000)
+  now = Date.now()
 })
 
 async function generated(count: number): Promise<string> {
@@ -130,7 +133,6 @@ async function counts(by: string, { from, to }: Time, every?: string) {
 }
 
 const sqlOf = (title: string) => queries.find(query => query.title === `${title} A`)!.rawSql!
-const now = Date.now()
 
 test('every panel asks one of the two provisioned sources', () => {
   const provisioned = [...read('provisioning/datasources/capstan.yaml').matchAll(/uid: (\S+)/g)].map(([, uid]) => uid)
