@@ -26,7 +26,7 @@ import {
 } from './support/measure.ts'
 import { withFolder, withPostgres } from './support/servers.ts'
 
-const rounds = Number(process.env.R ?? 5)
+const rounds = 5
 const seconds = 3
 const streamed = 200_000
 const burst = 1_000_000
@@ -76,6 +76,7 @@ async function benchRates(given: { url: string; server: IngestServer; sender: Se
       course: () => send('/course'),
       records: () => send('/v1/streams/courses/records'),
       usual: () => send('/usual/course'),
+      nothing: () => send('/usual/nothing'),
       ndjson: () => send('ndjson'),
       grpc: () => send('grpc'),
       ...((await hasPsql()) ? { copy: () => copyLines({ url, file, count: streamed }) } : {}),
@@ -91,6 +92,13 @@ function printRates(figures: Figures) {
   const lines: Line[] = [
     { what: 'POST /course', ours: rate('course'), ...usual, aim: { atLeast: 8 } },
     { what: 'POST …/records', ours: rate('records'), ...usual, aim: { atLeast: 8 } },
+    {
+      what: 'POST /course',
+      ours: rate('course'),
+      theirs: rate('nothing'),
+      theirName: 'a route that does nothing',
+      unit: '/s',
+    },
     { what: 'NDJSON', ours: rate('ndjson'), ...usual },
     { what: 'gRPC stream', ours: rate('grpc'), ...usual },
   ]

@@ -25,7 +25,7 @@ export async function makeServer(url: string) {
     parts: { front: true, rpc: true, consumer: true },
   })
   await ingest.routes(http)
-  await addUsualRoute(http, db)
+  await addUsualRoutes(http, db)
   const rpc = makeRpc({
     settings: { HOST: '127.0.0.1', TRUST_PROXY: false },
     log: silentLog,
@@ -58,11 +58,17 @@ const Body = Type.Object({
   region: Type.String(),
 })
 
-/** One insert a record, which commits by itself, into the table that psql copies into, too. */
-async function addUsualRoute(http: HttpApp, db: Database) {
+/**
+ * One insert a record, which commits by itself, into the table that psql copies into, too; and a route that does
+ * nothing but take a record and answer, which is what the server can do at most.
+ */
+async function addUsualRoutes(http: HttpApp, db: Database) {
   await db.query('create schema usual')
   await db.query(`create table usual.records (id bigserial primary key, at timestamptz not null default now(),
     data json not null)`)
+  http.post('/usual/nothing', { config: { access: 'public' }, schema: { body: Body } }, async (_request, reply) =>
+    reply.status(201).send({ offset: '1' }),
+  )
   http.post('/usual/course', { config: { access: 'public' }, schema: { body: Body } }, async (request, reply) => {
     const { rows } = await db.query<{ id: number }>('insert into usual.records (data) values ($1) returning id', [
       JSON.stringify(request.body),

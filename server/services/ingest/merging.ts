@@ -57,32 +57,51 @@ type Admit = (given: { dimensions: string; keys: ReadonlySet<string> }) => Promi
 
 /** The rows that deltas come to, sorted. */
 async function merge(deltas: readonly DeltaRow[], admit: Admit): Promise<RollupRow[]> {
-  const rows = new Map<string, RollupRow>()
-  const add = (dimensions: string, minute: number, key: string, count: number) => {
-    for (const grain of grains) {
-      const bucket = Math.floor(minute / (grain * 1000)) * grain * 1000
-      const name = `${grain} ${dimensions} ${bucket} ${key}`
-      const row = rows.get(name)
-      if (row) row.count += count
-      else rows.set(name, { grain, dimensions, bucket: new Date(bucket), key, count })
-    }
-  }
+  const rows = makeRows()
   const tally = tallyDeltas(deltas)
   for (const [dimensions, minutes] of tally.byDimensions) {
-    const sets = setsOf(dimensions)
-    const admitted = await admit({
-      dimensions,
-      keys: new Set([...minutes.values()].flatMap(counts => [...counts.keys()])),
-    })
+    const keys = new Set([...minutes.values()].flatMap(counts => [...counts.keys()]))
+    const admitted = await admit({ dimensions, keys })
     for (const [minute, counts] of minutes) {
-      for (const [key, count] of counts) {
-        const values = admitted.has(key) ? (JSON.parse(key) as string[]) : sets[0]!.places.map(() => otherValue)
-        for (const set of sets) add(set.name, minute, JSON.stringify(set.places.map(place => values[place])), count)
-      }
+      for (const { name, sums } of sumSets(dimensions, counts, admitted)) rows.add(name, minute, sums)
     }
   }
-  for (const { minute, route, count } of tally.byRoute) add(routeSet, minute, JSON.stringify([route]), count)
-  return [...rows.values()].sort(inOrderOfIndex)
+  for (const { minute, route, count } of tally.byRoute) {
+    rows.add(routeSet, minute, new Map([[JSON.stringify([route]), count]]))
+  }
+  return rows.all().sort(inOrderOfIndex)
+}
+
+/** Gathers counts in buckets of every grain. */
+function makeRows() {
+  const rows = new Map<string, RollupRow>()
+  return {
+    add(dimensions: string, minute: number, sums: ReadonlyMap<string, number>) {
+      for (const grain of grains) {
+        const bucket = new Date(Math.floor(minute / (grain * 1000)) * grain * 1000)
+        const prefix = `${grain} ${dimensions} ${bucket.getTime()} `
+        for (const [key, count] of sums) {
+          const row = rows.get(prefix + key)
+          if (row) row.count += count
+          else rows.set(prefix + key, { grain, dimensions, bucket, key, count })
+        }
+      }
+    },
+    all: () => [...rows.values()],
+  }
+}
+
+/** The counts of a minute, summed up for every set of the dimensions. */
+function sumSets(dimensions: string, counts: ReadonlyMap<string, number>, admitted: ReadonlySet<string>) {
+  const sets = setsOf(dimensions).map(set => ({ ...set, sums: new Map<string, number>() }))
+  for (const [key, count] of counts) {
+    const values = admitted.has(key) ? (JSON.parse(key) as string[]) : sets[0]!.places.map(() => otherValue)
+    for (const { places, sums } of sets) {
+      const part = JSON.stringify(places.map(place => values[place]))
+      sums.set(part, (sums.get(part) ?? 0) + count)
+    }
+  }
+  return sets
 }
 
 function inOrderOfIndex(a: RollupRow, b: RollupRow): number {
