@@ -23,14 +23,21 @@ export interface Temporary {
   path: string
 }
 
+export interface Durability {
+  durable: boolean
+}
+
 export interface FileTree {
   pathOf(key: string): string
   /** @throws GoneError where the root is not there, or is not the one we know */
   assertMounted(): Promise<void>
   /** A new file that no key leads to. */
   openTemporary(): Promise<Temporary>
-  /** Gives a file of the same disk its key. Its bytes must be on the disk; the names that lead to it then are, too. */
-  publish(from: string, key: string): Promise<void>
+  /**
+   * Gives a file of the same disk its key. Where it is to be durable, its bytes must be on the disk; the names that lead
+   * to it then are, too.
+   */
+  publish(from: string, key: string, durability: Durability): Promise<void>
   /** Removes the folders of these keys that are empty. */
   prune(keys: readonly string[]): Promise<void>
 }
@@ -68,7 +75,7 @@ export function makeFileTree(root: string): FileTree {
     return { handle: await create(), path: at }
   }
 
-  async function publish(from: string, key: string) {
+  async function publish(from: string, key: string, { durable }: Durability) {
     const folder = parentOf(key)
     for (let attempt = 1; ; attempt++) {
       try {
@@ -80,7 +87,7 @@ export function makeFileTree(root: string): FileTree {
         await makeFolder(folder)
       }
     }
-    await syncPath(folder)
+    if (durable) await syncPath(folder)
   }
 
   async function syncPath(folder: string) {

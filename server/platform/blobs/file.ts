@@ -2,7 +2,8 @@
  * Blobs in a folder. A blob under way is a file in `tmp/`; when all of it is on the disk it is renamed to its key, and
  * when the folders that lead there are on the disk too, it is kept. So under a key stands a whole blob or none, whenever
  * the machine stops; what lies in `tmp/` then is swept away. Only a disk that fails at the very last, when it is to keep
- * the folders, leaves a whole blob whose put was refused.
+ * the folders, leaves a whole blob whose put was refused. What was put with `durable: false` goes the same way without
+ * waiting for the disk, so that a machine which stops may leave it shorter, or not at all.
  *
  * A disk that is no longer mounted leaves an empty folder of the disk below. So the root holds a marker: without it
  * nothing is believed to be absent, and no folder is made. Deletions are not waited for: a blob that a crash brings back
@@ -14,7 +15,7 @@ import { copyFile, open, opendir, stat, unlink } from 'node:fs/promises'
 import path from 'node:path'
 import type { Log } from '../log.ts'
 import { fileMode, fileTroubleOf, openRoot } from './file-root.ts'
-import { discard, type FileTree, makeFileTree, type Temporary } from './file-tree.ts'
+import { type Durability, discard, type FileTree, makeFileTree, type Temporary } from './file-tree.ts'
 import { codeOf, findFile, isAbsent, unlessAbsent, walkBlobs } from './folder-list.ts'
 import { assertKey, assertPrefix, markerName, tmpName } from './keys.ts'
 import { makeOutage, type Outage } from './outage.ts'
@@ -35,31 +36,30 @@ export async function makeFileStore(given: { folder: string; log: Log }): Promis
 
   return {
     description,
-    async put(key, source, { signal } = {}) {
+    async put(key, source, { signal, durable = true } = {}) {
       assertKey(key)
       if (Buffer.isBuffer(source)) {
         signal?.throwIfAborted()
-        return keep(key, temporary => guard(() => writeAll(temporary.handle, source)))
+        return keep(key, temporary => guard(() => writeAll(temporary.handle, source)), { durable })
       }
-      return withSource(source, signal, chunks =>
-        keep(key, async temporary => {
-          const bytes = await writeChunks(temporary.handle, chunks, guard)
-          signal?.throwIfAborted()
-          return bytes
-        }),
-      )
+      const fill = async (temporary: Temporary, chunks: AsyncIterable<Buffer>) => {
+        const bytes = await writeChunks(temporary.handle, chunks, guard)
+        signal?.throwIfAborted()
+        return bytes
+      }
+      return withSource(source, signal, chunks => keep(key, temporary => fill(temporary, chunks), { durable }))
     },
     async putFile(key, from) {
       assertKey(key)
       const bytes = await settle(from, outage)
       try {
         // Moved where it can be, which costs nothing.
-        await guard(() => tree.publish(from, key))
+        await guard(() => tree.publish(from, key, { durable: true }))
         return { bytes }
       } catch (error) {
         if (codeOf(error) !== 'EXDEV') throw error
       }
-      return keep(key, temporary => guard(() => copyFile(from, temporary.path)).then(() => bytes))
+      return keep(key, temporary => guard(() => copyFile(from, temporary.path)).then(() => bytes), { durable: true })
     },
     async get(key, range) {
       assertKey(key)
@@ -73,10 +73,16 @@ export async function makeFileStore(given: { folder: string; log: Log }): Promis
       assertKey(key)
       return guard(() => findBlob(tree, key))
     },
-    async withFile(key, use) {
+    async withFile(key, use, { trusting = false } = {}) {
       assertKey(key)
-      const found = await guard(() => findBlob(tree, key))
-      return found && use(tree.pathOf(key))
+      const find = () => guard(() => findBlob(tree, key))
+      if (!trusting && !(await find())) return undefined
+      try {
+        return await use(tree.pathOf(key))
+      } catch (error) {
+        if (trusting && !(await find())) return undefined
+        throw error
+      }
     },
     async delete(keys) {
       for (const key of keys) assertKey(key)
@@ -95,16 +101,21 @@ export async function makeFileStore(given: { folder: string; log: Log }): Promis
 function makeKeeping(tree: FileTree, { guard }: Outage) {
   const underWay = new Set<string>()
 
-  async function keep(key: string, fill: (temporary: Temporary) => Promise<number>): Promise<{ bytes: number }> {
+  async function keep(
+    key: string,
+    fill: (temporary: Temporary) => Promise<number>,
+    { durable }: Durability,
+  ): Promise<{ bytes: number }> {
     const temporary = await guard(tree.openTemporary)
     underWay.add(temporary.path)
     try {
       const bytes = await fill(temporary)
       await guard(async () => {
-        await temporary.handle.datasync()
-        await tree.publish(temporary.path, key)
+        if (durable) await temporary.handle.datasync()
+        // Some disks say only now that they are full.
+        await temporary.handle.close()
+        await tree.publish(temporary.path, key, { durable })
       })
-      await temporary.handle.close()
       return { bytes }
     } catch (error) {
       await Promise.allSettled([discard(temporary), tree.prune([key])])

@@ -32,6 +32,8 @@ export const contract: readonly (readonly [fact: string, check: Case])[] = [
   ['what is put while its neighbours are deleted stays', outlivesNeighbours],
   ['a reader may leave early', letsReadersGo],
   ['what fails while it uses the file is its own affair', passesErrorsOfUse],
+  ['what need not be durable is kept like the rest', keepsWhatMayBeLost],
+  ['who trusts that a blob is there hears when it is not', tellsTheTrusting],
   ['128 MB go in and out without being held in memory', holdsLittle],
   ['a key that no blob may have is a bug', refusesKeys],
 ]
@@ -291,6 +293,34 @@ async function passesErrorsOfUse(store: BlobStore, at: string) {
   const failure = Object.assign(new Error('no such thing'), { code: 'ENOENT' })
   await assert.rejects(
     store.withFile(`${at}/blob`, () => Promise.reject(failure)),
+    failure,
+  )
+}
+
+async function keepsWhatMayBeLost(store: BlobStore, at: string) {
+  const key = `${at}/blob`
+  const durable = false
+  for (const size of [0, 1000, 300_000]) {
+    const bytes = makeBytes(size)
+    for (const source of [bytes, makeStream(bytes)]) {
+      assert.deepEqual(await store.put(key, source, { durable }), { bytes: size })
+      assert.ok(bytes.equals((await readBlob(store, key))!))
+    }
+    const source = makeBroken(100_000, () => Promise.reject(new Error('the sender has gone')))
+    await assert.rejects(store.put(key, source, { durable }), /has gone/)
+    assert.ok(bytes.equals((await readBlob(store, key))!))
+  }
+  assert.deepEqual(await keysOf(store, at), [key])
+}
+
+async function tellsTheTrusting(store: BlobStore, at: string) {
+  const options = { trusting: true }
+  await store.put(`${at}/blob`, makeBytes(10, 'it'))
+  assert.ok(makeBytes(10, 'it').equals((await store.withFile(`${at}/blob`, file => readFile(file), options))!))
+  assert.equal(await store.withFile(`${at}/none`, file => readFile(file), options), undefined)
+  const failure = new Error('no such thing')
+  await assert.rejects(
+    store.withFile(`${at}/blob`, () => Promise.reject(failure), options),
     failure,
   )
 }

@@ -29,15 +29,27 @@ export interface BlobStore {
   /**
    * Keeps the bytes under the key, instead of what was there. They are durable when this resolves; when it rejects (the
    * source failed, the signal was aborted, the store is full) nothing new stands under the key.
+   *
+   * `durable: false` is for what can be made again by somebody who knows its length: when the machine stops soon after,
+   * the blob may be gone, or shorter than it was. A process that dies leaves it whole or not there at all.
    */
-  put(key: string, source: Readable | Buffer, options?: { signal?: AbortSignal }): Promise<{ bytes: number }>
+  put(
+    key: string,
+    source: Readable | Buffer,
+    options?: { signal?: AbortSignal; durable?: boolean },
+  ): Promise<{ bytes: number }>
   /** The same with a file of this machine, which may be gone afterwards. */
   putFile(key: string, path: string): Promise<{ bytes: number }>
   /** Undefined where there is none. The range must lie inside the blob. */
   get(key: string, range?: ByteRange): Promise<Blob | undefined>
   find(key: string): Promise<BlobInfo | undefined>
-  /** Calls `use` with a path under which the blob can be read, only meanwhile. Undefined where there is none. */
-  withFile<T>(key: string, use: (path: string) => Promise<T>): Promise<T | undefined>
+  /**
+   * Calls `use` with a path under which the blob can be read, only meanwhile. Undefined where there is none.
+   *
+   * With `trusting`, whoever is sure that there is one saves the look before: where there is none after all, `use` may
+   * be called with a path that leads nowhere, and if that makes it fail, the answer is undefined.
+   */
+  withFile<T>(key: string, use: (path: string) => Promise<T>, options?: { trusting?: boolean }): Promise<T | undefined>
   /** Keys that are not there are no error. */
   delete(keys: readonly string[]): Promise<void>
   /** In the order of the keys, those after `after`. */

@@ -342,27 +342,44 @@ export async function findKnownBlobs(db: Queryable, fileIds: readonly string[]):
   return rows
 }
 
+export interface NewTransform {
+  fileId: string
+  name: string
+  bytes: number
+}
+
 /**
- * Says that a transform is kept, unless the file is gone or has too many. Answers whether it is so.
+ * Says that transforms are kept, but those whose file is gone or has too many. Their files must be locked. Answers those
+ * that were not there before.
  */
-export async function insertTransform(
+export async function insertTransforms(
   tx: Tx,
-  given: { fileId: string; name: string; bytes: number; max: number },
-): Promise<boolean> {
-  const { rows } = await tx.query<{ owner: string | null }>(
-    `with f as (select id, owner from images.files where id = $1 for key share),
-     put as (
+  given: { transforms: readonly NewTransform[]; max: number },
+): Promise<NewTransform[]> {
+  const { rows } = await tx.query<NewTransform & { owner: string | null }>(
+    `with given as (
+       select distinct on (file_id, name) * from unnest($1::uuid[], $2::text[], $3::bigint[]) as g(file_id, name, bytes)
+     ), fresh as (
+       select g.*, row_number() over (partition by g.file_id order by g.name) as nth,
+              (select count(*) from images.transforms t where t.file_id = g.file_id) as kept
+       from given g join images.files f on f.id = g.file_id
+       where not exists (select from images.transforms t where t.file_id = g.file_id and t.name = g.name)
+     ), put as (
        insert into images.transforms (file_id, name, bytes)
-       select f.id, $2, $3 from f where (select count(*) from images.transforms t where t.file_id = f.id) < $4
+       select file_id, name, bytes from fresh where kept + nth <= $4
        on conflict (file_id, name) do nothing
-       returning file_id
+       returning file_id, name, bytes
      )
-     select f.owner from f join put on put.file_id = f.id`,
-    [given.fileId, given.name, given.bytes, given.max],
+     select p.file_id as "fileId", p.name, p.bytes, f.owner from put p join images.files f on f.id = p.file_id`,
+    [
+      given.transforms.map(each => each.fileId),
+      given.transforms.map(each => each.name),
+      given.transforms.map(each => each.bytes),
+      given.max,
+    ],
   )
-  if (rows.length === 0) return false
-  addUsage(tx, [{ owner: rows[0]!.owner, bytes: given.bytes }])
-  return true
+  addUsage(tx, rows)
+  return rows
 }
 
 /** The secret of that name, made by whoever asks first. */

@@ -53,6 +53,8 @@ export function startChild({ dataBytesMax }: { dataBytesMax: number }): Child {
     env: environment,
     cwd: '/',
     stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
+    // Bytes go as they are.
+    serialization: 'advanced',
   })
   const { promise: ready, resolve: becomeReady } = Promise.withResolvers<void>()
   const ended = watchEnd(child)

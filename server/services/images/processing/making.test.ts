@@ -1,11 +1,13 @@
 /** What is made is what was asked for: sizes, colours, orientation, and nothing else of the file. */
 import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
 import { readFile } from 'node:fs/promises'
+import path from 'node:path'
 import { type TestContext, test } from 'node:test'
 import sharp, { type Color, type Sharp } from 'sharp'
 import { thumbHashToAverageRGBA } from 'thumbhash'
 import { outputFormats } from '../types.ts'
-import { colourAt, keepPicture, makeFolder, makeOf, makeTestProcessor } from './test-support.ts'
+import { colourAt, fixed, keepPicture, makeFolder, makeOf, makeTestProcessor } from './test-support.ts'
 import { defaultPresets, parsePresets } from './transform.ts'
 import type { FixedTransform } from './types.ts'
 
@@ -232,6 +234,27 @@ async function glance(t: TestContext, image: Sharp, name: string) {
   const picture = await keepPicture(folder, name, await image.png().toBuffer())
   return (await processor.work({ ...picture, outputs: [], describe: true })).description!
 }
+
+test('what is small comes as bytes where that is wanted, the same as in a file', async t => {
+  const processor = makeTestProcessor(t, { workers: 1 })
+  const turned = await keepPicture(
+    folder,
+    'turned.jpg',
+    await quarters(1600, 1000).withMetadata({ orientation: 6 }).withIccProfile('p3').jpeg().toBuffer(),
+  )
+  for (const format of outputFormats) {
+    const inFile = await makeOf(processor, turned, `width=300,format=${format}`)
+    const output = { transform: fixed(`width=300,format=${format}`), path: path.join(folder, 'inline'), inline: true }
+    const [inline] = (await processor.work({ ...turned, outputs: [output] })).made
+    assert.deepEqual(inline, { ...inFile.made, body: inFile.bytes })
+    assert.equal(existsSync(output.path), false)
+  }
+  // Upright it has 1000 × 1600 pixels.
+  const output = { transform: fixed('format=png'), path: path.join(folder, 'large'), inline: true }
+  const [large] = (await processor.work({ ...turned, outputs: [output] })).made
+  assert.equal(large!.body, undefined)
+  assert.equal((await readFile(output.path)).length, large!.bytes)
+})
 
 test('the colour is the one that there is most of', async t => {
   const of = (channels: 3 | 4, background: Color) =>

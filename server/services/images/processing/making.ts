@@ -7,11 +7,11 @@ import sharp, { type OutputInfo, type Sharp, type SharpOptions } from 'sharp'
 import type { ImageFacts } from '../types.ts'
 import { glanceAt, glanceSideMax } from './describing.ts'
 import { encode } from './encoding.ts'
-import { pixelsOf, type Sides, scaled, scaleOf, staysMoving } from './geometry.ts'
+import { pixelsOf, type Sides, scaled, scaleOf, sidesMade, staysMoving } from './geometry.ts'
 import type { Order, Results } from './order.ts'
 import { holdsProfile } from './profiles.ts'
 import { sideMax } from './transform.ts'
-import type { FixedTransform, Made } from './types.ts'
+import type { FixedTransform, Made, Output } from './types.ts'
 import { heldPixelsMax } from './weigh.ts'
 
 /** An opened file, of which nothing was decoded yet. */
@@ -32,6 +32,9 @@ interface Held {
   release(): void
 }
 
+/** What has no more pixels than that is a few megabytes at most, however badly it can be packed. */
+export const inlinePixelsMax = 2 ** 20
+
 const glance = { width: glanceSideMax, height: glanceSideMax, fit: 'inside' } as const
 
 export async function makeAll(order: Order): Promise<Results> {
@@ -39,10 +42,11 @@ export async function makeAll(order: Order): Promise<Results> {
   const held = await hold(order, source)
   try {
     const made: Made[] = []
-    for (const { transform, path } of order.outputs) {
+    for (const output of order.outputs) {
+      const { transform } = output
       const isMoving = movesOn(transform, source)
       const begin = held && mayUseHeld(transform, source) ? held.begin : () => source.open({ moving: isMoving })
-      made.push(await makeOne({ begin, transform, path, isMoving, source }))
+      made.push(await makeOne({ begin, output, isMoving, source }))
     }
     const description = order.describe ? await describe(held?.begin ?? source.open, source) : undefined
     return { made, description }
@@ -58,17 +62,30 @@ async function openSource({ path, facts }: Order): Promise<Source> {
     limitInputPixels: facts.width * facts.height * (moving ? facts.frames : 1),
     ...(moving && { pages: -1 }),
   })
-  const { autoOrient, orientation = 1, icc, space } = await sharp(path, options({ moving: false })).metadata()
   return {
-    ...autoOrient,
+    ...(await readHeader(path, options({ moving: false }))),
     facts,
-    isTurned: orientation > 1,
-    keepsProfile: holdsProfile({ icc, space }),
     open: (how = { moving: false }) => {
       const image = sharp(path, options(how))
       return how.moving ? image : image.autoOrient()
     },
   }
+}
+
+type Header = Pick<Source, 'width' | 'height' | 'isTurned' | 'keepsProfile'>
+
+/** By path. One image is often asked for in several sizes, and what a path leads to never changes. */
+const headers = new Map<string, Header>()
+const headersMax = 64
+
+async function readHeader(path: string, options: SharpOptions): Promise<Header> {
+  const known = headers.get(path)
+  if (known) return known
+  const { autoOrient, orientation = 1, icc, space } = await sharp(path, options).metadata()
+  const header = { ...autoOrient, isTurned: orientation > 1, keepsProfile: holdsProfile({ icc, space }) }
+  headers.set(path, header)
+  if (headers.size > headersMax) headers.delete(headers.keys().next().value!)
+  return header
 }
 
 function movesOn(transform: FixedTransform, source: Source): boolean {
@@ -101,21 +118,23 @@ async function hold({ outputs, describe }: Order, source: Source): Promise<Held 
   }
 }
 
-async function makeOne(given: {
-  begin: Begin
-  transform: FixedTransform
-  path: string
-  isMoving: boolean
-  source: Source
-}): Promise<Made> {
-  const { transform, source } = given
+async function makeOne(given: { begin: Begin; output: Output; isMoving: boolean; source: Source }): Promise<Made> {
+  const { output, source, isMoving } = given
+  const { transform } = output
   const image = given.begin()
   if (transform.crop) image.extract(within(transform.crop, source))
-  resize(image, given)
+  resize(image, { transform, isMoving })
   if (transform.background || transform.format === 'jpeg') image.flatten({ background: backgroundOf(transform) })
   if (source.keepsProfile) image.keepIccProfile()
-  encode(image, transform, given.isMoving)
-  return toMade(await image.toFile(given.path), transform)
+  encode(image, transform, isMoving)
+  if (!isInline(output, given)) return toMade(await image.toFile(output.path), transform)
+  const { data, info } = await image.toBuffer({ resolveWithObject: true })
+  return { ...toMade(info, transform), body: data }
+}
+
+function isInline({ inline, transform }: Output, { isMoving, source }: { isMoving: boolean; source: Source }): boolean {
+  if (!inline || isMoving) return false
+  return pixelsOf(sidesMade(transform, transform.crop ?? source)) <= inlinePixelsMax
 }
 
 /** Thrown where the transform does not go with this image. */

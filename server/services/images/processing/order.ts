@@ -1,12 +1,12 @@
 /** What goes between this process and those that decode. */
 import type { ImageFacts } from '../types.ts'
-import type { Description, FixedTransform, Made } from './types.ts'
+import type { Description, Made, Output } from './types.ts'
 
 /** One piece of work, as a process that decodes gets it. */
 export interface Order {
   path: string
   facts: ImageFacts
-  outputs: readonly { transform: FixedTransform; path: string }[]
+  outputs: readonly Output[]
   describe: boolean
 }
 

@@ -33,6 +33,8 @@ export interface Made {
   height: number
   bytes: number
   frames: number
+  /** All of it, where it was wanted so. */
+  body?: Buffer
 }
 
 /** What is seen at a glance, of the upright image. */
@@ -46,12 +48,21 @@ export interface Description {
   hasAlpha: boolean
 }
 
+/** Something to make. */
+export interface Output {
+  transform: FixedTransform
+  /** Written there, whole. */
+  path: string
+  /** Answered as `body`, and nothing written, where it has few pixels: see `inlinePixelsMax`. */
+  inline?: boolean
+}
+
 export interface Work {
   /** The original, of this machine. */
   path: string
   facts: ImageFacts
-  /** Written to these paths, whole, in one go through the original where that is possible. */
-  outputs: readonly { transform: FixedTransform; path: string }[]
+  /** Made in one go through the original where that is possible. */
+  outputs: readonly Output[]
   /** Whether to describe it too. */
   describe?: boolean
   /** Somebody waits for the answer: goes before what does not say so. */

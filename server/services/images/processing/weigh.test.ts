@@ -41,7 +41,7 @@ test('nothing takes more memory than it weighs', async () => {
     transform: transform as FixedTransform,
     path: `${folder}/${name}`,
   }))
-  const alone = (words: string) => [{ transform: fixed(words), path: `${folder}/alone` }]
+  const alone = (words: string) => [{ transform: fixed(words), path: `${folder}/alone`, inline: true }]
   for (const [name, make] of Object.entries(pictures)) {
     const picture = await keepPicture(folder, name.replaceAll(/\W/g, '-'), await make())
     for (const [outputs, describe] of [

@@ -26,6 +26,7 @@ async function work(order: Order) {
   try {
     const results = await makeAll(order)
     answer({ kind: 'done', results, peakBytes: Math.max(0, peakBytes() - idleBytes), residentBytes: residentBytes() })
+    for (const { body } of results.made) if (body) free(body)
   } catch (error) {
     const paths = [order.path, ...order.outputs.map(output => output.path)]
     answer({ ...faultOf(error, paths), residentBytes: residentBytes() } as Answer)
@@ -34,6 +35,11 @@ async function work(order: Order) {
 
 function answer(message: Answer) {
   process.send!(message)
+}
+
+/** V8 does not know how large it is, and would free it when it pleases. It was sent: the channel has a copy. */
+function free(body: Buffer) {
+  ;(body.buffer as ArrayBuffer).transfer(0)
 }
 
 function residentBytes(): number {

@@ -9,9 +9,11 @@ import { readSettings } from '#platform/config.ts'
 import { errors as platformErrors } from '#platform/errors.ts'
 import { atEnd } from '../../../../test/support/at-end.ts'
 import { until } from '../../../../test/support/until.ts'
-import { originalKey, transformKey, variantKey } from '../keys.ts'
+import { filePrefix, originalKey, transformKey, variantKey } from '../keys.ts'
 import { PictureBroken } from '../processing/types.ts'
 import { imagesSettings } from '../settings.ts'
+import { insertTransforms } from '../store.ts'
+import { lockFiles } from './store.ts'
 import { type Added, forget, makeImageServer } from './test-support.ts'
 
 const keptMax = 5
@@ -105,16 +107,16 @@ test('an image deleted before its original is read is not there', async () => {
 
 test('an image deleted while a transform of it is put into the store leaves no blob', async () => {
   const image = await server.add()
-  server.faults.putFile = async (key, path) => {
+  server.faults.put = async (key, body, options) => {
     await forget(server, image)
-    return server.blobs.putFile(key, path)
+    return server.blobs.put(key, body, options)
   }
   try {
     assert.equal((await get(image, 'width=24')).shown, '200')
     await settled(image, 0)
     assert.deepEqual(await server.blobsOf(image.fileId), [])
   } finally {
-    server.faults.putFile = undefined
+    server.faults.put = undefined
   }
 })
 
@@ -247,6 +249,93 @@ test('a kept transform or a variant whose blob is lost or cut short is made agai
   assert.equal((await server.get('ann', at(image, 'small'), range)).statusCode, 200)
 })
 
+/** Lets nothing but this one wait, so that something is being made all the time. */
+function holdWidth(width: number) {
+  const { promise, resolve } = Promise.withResolvers<void>()
+  server.hooks.beforeWork = work => (work.outputs[0]!.transform.width === width ? promise : Promise.resolve())
+  const release = () => {
+    server.hooks.beforeWork = undefined
+    resolve()
+  }
+  atEnd(release)
+  return release
+}
+
+test('what is made while more is being made is kept all the same, after a moment', async () => {
+  const image = await server.add()
+  const before = server.works.length
+  const release = holdWidth(30)
+  const held = get(image, 'width=30')
+  await until(() => server.works.length > before)
+  assert.equal((await get(image, 'width=31')).shown, '200')
+  assert.deepEqual(await server.keptOf(image.fileId), [])
+  assert.equal((await get(image, 'width=31')).shown, '200')
+  assert.equal(server.works.length, before + 2, 'it is answered from memory meanwhile')
+  await until(async () => (await server.keptOf(image.fileId)).length === 1)
+  release()
+  assert.equal((await held).shown, '200')
+  await settled(image, 2)
+})
+
+test('of what is kept together, each has its own room and its own trouble', async () => {
+  const [fine, other, full, gone] = [
+    await server.add(),
+    await server.add(),
+    await server.add({ owner: 'dan' }),
+    await server.add(),
+  ]
+  const max = readSettings(imagesSettings, {}).IMAGE_BYTES_PER_USER
+  await server.db.query(`insert into images.usage (owner, bytes) values ('dan', $1)`, [max - 10])
+  await server.db.query(`delete from images.usage where owner = 'ann'`)
+  server.faults.put = async (key, body, options) => {
+    if (key.startsWith(filePrefix(other.fileId))) throw new Error('no room for this one')
+    return server.blobs.put(key, body, options)
+  }
+  const before = server.works.length
+  const release = holdWidth(30)
+  const held = get(fine, 'width=30')
+  await until(() => server.works.length > before)
+  const widths = Array.from({ length: keptMax + 1 }, (_, n) => n + 1)
+  const answers = await Promise.all([
+    ...widths.map(width => get(fine, `width=${width}`)),
+    get(other, 'width=1'),
+    server.get('root', at(full, 'width=1')).then(answer => ({ shown: String(answer.statusCode) })),
+    get(gone, 'width=1'),
+  ])
+  assert.deepEqual(new Set(answers.map(answer => answer.shown)), new Set(['200']))
+  await forget(server, gone)
+  release()
+  assert.equal((await held).shown, '200')
+  await settled(fine, keptMax)
+  server.faults.put = undefined
+  assert.deepEqual((await server.blobsOf(fine.fileId)).length, keptMax + 1)
+  for (const each of [other, full]) assert.deepEqual(await server.blobsOf(each.fileId), ['original'])
+  assert.deepEqual(await server.blobsOf(gone.fileId), [])
+  const { rows } = await server.db.query(
+    `select (select bytes from images.usage where owner = 'ann') as told, sum(bytes)::bigint as kept
+     from images.transforms where file_id = $1`,
+    [fine.fileId],
+  )
+  assert.deepEqual(rows[0]!.told, rows[0]!.kept)
+})
+
+test('the bound holds whoever keeps at the same time', async () => {
+  const { fileId } = await server.add()
+  const insert = (word: string) =>
+    server.db.tx(tx => {
+      lockFiles(tx, [fileId])
+      const transforms = Array.from({ length: keptMax - 1 }, (_, n) => ({
+        fileId,
+        name: `${word}-${n}.webp`,
+        bytes: 1,
+      }))
+      return insertTransforms(tx, { transforms, max: keptMax })
+    })
+  const inserted = await Promise.all(['one', 'other', 'one'].map(insert))
+  assert.equal(inserted.flat().length, keptMax)
+  assert.equal((await server.keptOf(fileId)).length, keptMax)
+})
+
 test('a store that is away is 503; one that takes nothing costs nobody an answer', async () => {
   const image = await server.add({ variants: [{ name: 'small', width: 64 }] })
   const away = async () => {
@@ -260,11 +349,11 @@ test('a store that is away is 503; one that takes nothing costs nobody an answer
     assert.equal(answer.headers['cache-control'], 'no-store')
   }
   server.faults.get = server.faults.withFile = server.faults.find = undefined
-  server.faults.putFile = away
+  server.faults.put = away
   assert.equal((await get(image, 'width=27')).shown, '200')
   await settled(image, 0)
   assert.ok(server.complaints.some(line => line.includes('could not be kept')))
-  server.faults.putFile = undefined
+  server.faults.put = undefined
   assert.equal((await get(image, 'width=27')).shown, '200')
   await settled(image, 1)
 })

@@ -1,10 +1,11 @@
 /**
  * Makes transforms that nobody keeps. Requests for the same one wait for one making, which is aborted when the last of
- * them has gone. What was made is a file of the work folder first: it is answered from there at once, and kept in the
- * blob store behind the answer, where there is room. So a flight is: waiting for a turn, being made, answered, kept.
+ * them has gone. What was made is in memory, or else, where it is large, a file of the work folder: it is answered from
+ * there at once, and kept in the blob store behind the answer, where there is room. So a flight is: waiting for a turn,
+ * being made, answered, kept.
  */
 import { randomUUID } from 'node:crypto'
-import { type FileHandle, open, readFile, rm } from 'node:fs/promises'
+import { type FileHandle, open, rm } from 'node:fs/promises'
 import path from 'node:path'
 import { Readable } from 'node:stream'
 import type { BlobStore, ByteRange } from '#platform/blobs/types.ts'
@@ -13,7 +14,7 @@ import { isAppError } from '#platform/errors.ts'
 import { makeGate } from '#platform/live/gate.ts'
 import type { Log } from '#platform/log.ts'
 import { originalKey } from '../keys.ts'
-import { type FixedTransform, PictureBroken, type Processor } from '../processing/types.ts'
+import { type FixedTransform, type Made as MadeFile, PictureBroken, type Processor } from '../processing/types.ts'
 import type { ImagesSettings } from '../settings.ts'
 import type { ImageFacts } from '../types.ts'
 import { errors } from './errors.ts'
@@ -69,16 +70,16 @@ interface Flight {
 /** What several requests are answered from. */
 interface Shared {
   bytes: number
+  /** All of it, where it is in memory. */
+  body: Buffer | undefined
   hold(): Made
   release(): void
 }
 
-/** Makings under way; past that, requests are refused at once. */
+/** Makings that are not answered yet; past that, requests are refused at once. */
 const flightsMax = 256
 /** Originals at hand, for each process that decodes: one is fetched while another is worked on. */
 const originalsPerWorker = 2
-/** So much is read into memory at once; what is larger is streamed. */
-const inMemoryBytesMax = 1024 * 1024
 
 export function makeMaker(deps: MakerDeps): Maker {
   /** Those that can be joined. */
@@ -87,9 +88,11 @@ export function makeMaker(deps: MakerDeps): Maker {
   const running = new Set<Promise<void>>()
   const gate = makeGate(deps.settings.N_WORKERS * originalsPerWorker)
   const keeper = makeKeeper(deps)
+  let unanswered = 0
 
   function begin(id: string, wanted: Wanted): Flight {
-    if (running.size >= flightsMax) throw errors.makersFull()
+    if (unanswered >= flightsMax) throw errors.makersFull()
+    unanswered++
     const flight: Flight = { waiters: new Set(), controller: new AbortController(), shared: undefined }
     flights.set(id, flight)
     const done = fly(id, flight, wanted)
@@ -104,14 +107,17 @@ export function makeMaker(deps: MakerDeps): Maker {
     try {
       flight.shared = await make(wanted, { file, signal: flight.controller.signal })
       for (const waiter of flight.waiters) waiter.resolve(flight.shared?.hold())
-      if (flight.shared) await keeper.keep({ fileId, name, file, bytes: flight.shared.bytes })
     } catch (error) {
       for (const waiter of flight.waiters) waiter.reject(error)
-    } finally {
-      forget(id, flight)
-      flight.shared?.release()
-      await rm(file, { force: true }).catch(error => deps.log.warn({ err: error }, 'a made file was not removed'))
     }
+    const { shared } = flight
+    const kept = shared && keeper.keep({ fileId, name, bytes: shared.bytes, content: shared.body ?? { file } })
+    if (--unanswered === 0) keeper.hurry()
+    await kept
+    forget(id, flight)
+    shared?.release()
+    if (shared?.body) return
+    await rm(file, { force: true }).catch(error => deps.log.warn({ err: error }, 'a made file was not removed'))
   }
 
   /** Whoever comes from now on begins another. */
@@ -122,8 +128,8 @@ export function makeMaker(deps: MakerDeps): Maker {
   /** Undefined where the original is gone. */
   async function make(wanted: Wanted, { file, signal }: { file: string; signal: AbortSignal }) {
     try {
-      const bytes = await gate(() => makeFile(deps, { wanted, file, signal }))
-      return bytes === undefined ? undefined : await share(file, bytes)
+      const made = await gate(() => makeFile(deps, { wanted, file, signal }))
+      return made && (made.body ? shareBody(made.body) : shareFile(await open(file), made.bytes))
     } catch (error) {
       throw signal.aborted ? errors.clientGone() : translate(error, wanted, deps.log)
     }
@@ -162,14 +168,14 @@ export function makeMaker(deps: MakerDeps): Maker {
 async function makeFile(
   { blobs, processor }: MakerDeps,
   { wanted, file, signal }: { wanted: Wanted; file: string; signal: AbortSignal },
-): Promise<number | undefined> {
+): Promise<MadeFile | undefined> {
   signal.throwIfAborted()
   const { facts, transform } = wanted
-  const outputs = [{ transform, path: file }]
-  const done = await blobs.withFile(originalKey(wanted.fileId), original =>
-    processor.work({ path: original, facts, outputs, urgent: true, signal }),
-  )
-  return done?.made[0]?.bytes
+  const outputs = [{ transform, path: file, inline: true }]
+  const work = (original: string) => processor.work({ path: original, facts, outputs, urgent: true, signal })
+  // An image that is ready has its original.
+  const done = await blobs.withFile(originalKey(wanted.fileId), work, { trusting: true })
+  return done?.made[0]
 }
 
 function translate(error: unknown, { fileId }: Wanted, log: Log): unknown {
@@ -179,12 +185,8 @@ function translate(error: unknown, { fileId }: Wanted, log: Log): unknown {
   return errors.makersAway()
 }
 
-async function share(file: string, bytes: number): Promise<Shared> {
-  if (bytes <= inMemoryBytesMax) {
-    const body = await readFile(file)
-    return { bytes, hold: () => madeOf(body), release: () => {} }
-  }
-  return shareFile(await open(file), bytes)
+function shareBody(body: Buffer): Shared {
+  return { bytes: body.length, body, hold: () => madeOf(body), release: () => {} }
 }
 
 function madeOf(body: Buffer): Made {
@@ -203,6 +205,7 @@ function shareFile(handle: FileHandle, bytes: number): Shared {
   }
   return {
     bytes,
+    body: undefined,
     release,
     hold() {
       holders++

@@ -159,6 +159,11 @@ interface Chosen {
   accept: string | undefined
 }
 
+interface NamedTransform {
+  transform: FixedTransform
+  name: string
+}
+
 /** Something that stands in the blob store, as far as the database knows. */
 interface Stored {
   key: string
@@ -170,8 +175,9 @@ interface Stored {
 function pictureOf(deps: ServingDeps & { maker: Maker }, chosen: Chosen): Picture {
   const { row, word } = chosen
   const transform = fixedTransformOf(chosen)
-  const stored = storedOf(row, word, transform)
-  const etag = stored[0]?.etag ?? (transform && etagOf(row.sha256, transformName(transform)))
+  const named = transform && { transform, name: transformName(transform) }
+  const stored = storedOf(row, word, named)
+  const etag = stored[0]?.etag ?? (named && etagOf(row.sha256, named.name))
   // What is no transform is stored, or was refused.
   assert(etag !== undefined)
   return {
@@ -185,7 +191,7 @@ function pictureOf(deps: ServingDeps & { maker: Maker }, chosen: Chosen): Pictur
         const content = await openStored(deps.blobs, each, how)
         if (content) return content
       }
-      if (transform) return openMade(deps, { row, transform, how })
+      if (named) return openMade(deps, { row, named, how })
       return refuseLost(deps, row)
     },
   }
@@ -197,7 +203,7 @@ function fixedTransformOf({ row, word, accept }: Chosen): FixedTransform | undef
 }
 
 /** Where it may stand already, the best first. @throws bad_transform for a name that is no variant of this image */
-function storedOf(row: store.ServedRow, word: Word, transform: FixedTransform | undefined): Stored[] {
+function storedOf(row: store.ServedRow, word: Word, named: NamedTransform | undefined): Stored[] {
   if (word.kind === 'original') {
     const { bytes, facts, sha256 } = row
     return [{ key: originalKey(row.file_id), bytes, format: facts.format, etag: etagOf(sha256, 'original') }]
@@ -206,8 +212,9 @@ function storedOf(row: store.ServedRow, word: Word, transform: FixedTransform | 
   if (word.kind === 'variant' && !variant) throw word.fault
   // A worker made it in one format. Who asks for the best of several may be due another.
   const isDue =
-    variant && (word.kind === 'variant' || word.transform?.format !== 'auto' || variant.format === transform?.format)
-  return [...(isDue ? [variant] : []), ...keptOf(row, transform)]
+    variant &&
+    (word.kind === 'variant' || word.transform?.format !== 'auto' || variant.format === named?.transform.format)
+  return [...(isDue ? [variant] : []), ...keptOf(row, named)]
 }
 
 function variantOf(row: store.ServedRow, name: string): Stored | undefined {
@@ -219,10 +226,10 @@ function variantOf(row: store.ServedRow, name: string): Stored | undefined {
   return { key: variantKey(row.file_id, variant), bytes, format, etag }
 }
 
-function keptOf(row: store.ServedRow, transform: FixedTransform | undefined): Stored[] {
-  if (!transform) return []
-  const name = transformName(transform)
-  const bytes = row.kept?.[name]
+function keptOf(row: store.ServedRow, named: NamedTransform | undefined): Stored[] {
+  if (!named) return []
+  const { name, transform } = named
+  const bytes = row.kept.get(name)
   if (bytes === undefined) return []
   return [{ key: transformKey(row.file_id, name), bytes, format: transform.format, etag: etagOf(row.sha256, name) }]
 }
@@ -254,9 +261,9 @@ async function getBlob(blobs: BlobStore, { key, bytes }: Stored, range: ByteRang
 
 async function openMade(
   deps: ServingDeps & { maker: Maker },
-  { row, transform, how }: { row: store.ServedRow; transform: FixedTransform; how: Opening },
+  { row, named, how }: { row: store.ServedRow; named: NamedTransform; how: Opening },
 ): Promise<Content> {
-  const name = transformName(transform)
+  const { name, transform } = named
   const made = await deps.maker.make({ fileId: row.file_id, facts: row.facts, name, transform, signal: how.signal })
   if (!made) return refuseLost(deps, row)
   const etag = etagOf(row.sha256, name)

@@ -18,7 +18,7 @@ export type ServedRow = Pick<
   | 'ended_at'
 > & {
   /** Bytes by name, of those asked for that are kept. */
-  kept: Record<string, number> | null
+  kept: Map<string, number>
 }
 
 /** An image, and which of the named transforms of it are kept. */
@@ -26,40 +26,54 @@ export async function findServed(
   db: Queryable,
   given: { id: string; names: readonly string[] },
 ): Promise<ServedRow | undefined> {
-  const { rows } = await db.query<ServedRow>(
+  // A row for each that is kept: PostgreSQL would plan an aggregate of them anew each time, which takes longer than all
+  // the rest.
+  const { rows } = await db.query<Omit<ServedRow, 'kept'> & { kept_name: string | null; kept_bytes: number }>(
     `select i.id, i.owner, i.name, i.visibility, i.file_id, f.sha256, f.bytes, f.facts, f.status, f.variants, f.error,
-            f.ended_at,
-            (select jsonb_object_agg(t.name, t.bytes) from images.transforms t
-             where t.file_id = i.file_id and t.name = any($2::text[])) as kept
+            f.ended_at, t.name as kept_name, t.bytes as kept_bytes
      from images.images i join images.files f on f.id = i.file_id
+     left join images.transforms t on t.file_id = f.id and t.name = any($2::text[])
      where i.id = $1`,
     [given.id, given.names],
   )
-  return rows[0]
+  const kept = new Map(rows.flatMap(({ kept_name: name, kept_bytes }) => (name === null ? [] : [[name, kept_bytes]])))
+  return rows[0] && { ...rows[0], kept }
 }
 
-/**
- * How many transforms of a file are kept beside the named one, how many another pipeline made, and how much its owner
- * has. Undefined for a file that is gone.
- */
-export async function countKept(
+export interface RoomRow {
+  file_id: string
+  owner: string | null
+  owner_bytes: number
+  /** Transforms that are kept, and those of them that another pipeline made. */
+  kept: number
+  stale: number
+  /** Those of the names that are kept. */
+  known: string[]
+}
+
+/** How much room there is for transforms of these files, but those that are gone. */
+export async function findRoom(
   db: Queryable,
-  given: { fileId: string; name: string; pipeline: string },
-): Promise<{ others: number; stale: number; owner_bytes: number } | undefined> {
-  const { rows } = await db.query<{ others: number; stale: number; owner_bytes: number }>(
-    `select count(t.name) filter (where t.name <> $2) as others,
-            count(t.name) filter (where not starts_with(t.name, $3)) as stale,
-            coalesce((select u.bytes from images.usage u where u.owner = f.owner), 0) as owner_bytes
-     from images.files f left join images.transforms t on t.file_id = f.id
-     where f.id = $1 group by f.id`,
-    [given.fileId, given.name, given.pipeline],
+  given: { fileIds: readonly string[]; names: readonly string[]; pipeline: string },
+): Promise<RoomRow[]> {
+  const { rows } = await db.query<RoomRow>(
+    `select f.id as file_id, f.owner,
+            coalesce((select u.bytes from images.usage u where u.owner = f.owner), 0) as owner_bytes,
+            t.kept, t.stale, t.known
+     from images.files f, lateral (
+       select count(*) as kept, count(*) filter (where not starts_with(name, $3)) as stale,
+              coalesce(array_agg(name) filter (where name = any($2::text[])), '{}') as known
+       from images.transforms where file_id = f.id
+     ) t
+     where f.id = any($1::uuid[])`,
+    [given.fileIds, given.names, given.pipeline],
   )
-  return rows[0]
+  return rows
 }
 
 /** So that transforms of one file are kept one after the other, and each sees how many there are. */
-export function lockFile(tx: Tx, fileId: string) {
-  tx.send(`select from images.files where id = $1 for no key update`, [fileId])
+export function lockFiles(tx: Tx, fileIds: readonly string[]) {
+  tx.send(`select from images.files where id = any($1::uuid[]) order by id for no key update`, [fileIds])
 }
 
 /** Forgets what another pipeline made of a file. Answers the names. */
@@ -80,10 +94,14 @@ export async function deleteStale(tx: Tx, given: { fileId: string; pipeline: str
   return rows.map(row => row.name)
 }
 
-export async function isKept(db: Queryable, given: { fileId: string; name: string }): Promise<boolean> {
-  const { rows } = await db.query(`select from images.transforms where file_id = $1 and name = $2`, [
-    given.fileId,
-    given.name,
-  ])
-  return rows.length > 0
+export async function findKept(
+  db: Queryable,
+  transforms: readonly { fileId: string; name: string }[],
+): Promise<{ fileId: string; name: string }[]> {
+  const { rows } = await db.query<{ fileId: string; name: string }>(
+    `select file_id as "fileId", name from images.transforms
+     where (file_id, name) in (select * from unnest($1::uuid[], $2::text[]))`,
+    [transforms.map(each => each.fileId), transforms.map(each => each.name)],
+  )
+  return rows
 }
