@@ -5,13 +5,13 @@ import type { HttpApp } from './server.ts'
 /** So often is looked; what is late is ended by so much later. */
 const lookMs = 2000
 
-/** All requests but those of routes with `isUnending`: who sends a body slower than that is cut off. */
+/** All requests but those a route calls unending (`isUnending`): who sends a body slower than that is cut off. */
 export function limitBodyTime(app: HttpApp, bodyMs: number) {
   const open = new Map<IncomingMessage, { since: number; response: ServerResponse }>()
   app.addHook('onRequest', async (request, reply) => {
     const { raw } = request
     const hasBody = raw.headers['content-length'] !== undefined || raw.headers['transfer-encoding'] !== undefined
-    if (!hasBody || request.routeOptions.config.isUnending || raw.complete) return
+    if (!hasBody || raw.complete || request.routeOptions.config.isUnending?.(request)) return
     open.set(raw, { since: performance.now(), response: reply.raw })
     const forget = () => open.delete(raw)
     raw.once('end', forget)

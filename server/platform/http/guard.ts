@@ -52,8 +52,8 @@ declare module 'fastify' {
     isOperation?: boolean
     /** Answered for as long as the client stays, which is no time to answer: not measured. */
     isStream?: boolean
-    /** Its body may take as long as the client likes, and the route sees to clients that send nothing. */
-    isUnending?: boolean
+    /** Tells requests whose bodies may take as long as the client likes: the route sees to clients that send nothing. */
+    isUnending?: (request: FastifyRequest) => boolean
   }
   interface FastifyRequest {
     caller: Caller | undefined

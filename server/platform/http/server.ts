@@ -48,6 +48,7 @@ export interface HttpOptions {
 const headersMs = 60_000
 /** How long a body may take to come. */
 const bodyMs = 60_000
+const sparingMs = 60_000
 
 /** An HTTP server with everything but routes: ids, parsing, validation, guard, limits, errors, OpenAPI, metrics. */
 export async function makeHttp(options: HttpOptions): Promise<HttpApp> {
@@ -113,7 +114,24 @@ function installJsonParser(app: HttpApp) {
   })
 }
 
+/** While something is away every request is answered 503: of a route’s, one line a minute is more than debugging. */
+function makeSparing() {
+  const told = new Map<string, number>()
+  return (route: string): 'warn' | 'debug' => {
+    const now = performance.now()
+    if (now - (told.get(route) ?? Number.NEGATIVE_INFINITY) < sparingMs) return 'debug'
+    told.set(route, now)
+    return 'warn'
+  }
+}
+
+function levelOf(status: number, route: string, sparing: ReturnType<typeof makeSparing>) {
+  if (status === 503) return sparing(route)
+  return status >= 500 ? 'error' : status >= 400 ? 'info' : 'debug'
+}
+
 function installObservation(app: HttpApp, options: HttpOptions) {
+  const sparing = makeSparing()
   app.addHook('onRequest', async (request, reply) => {
     reply.header('x-request-id', request.id)
   })
@@ -123,7 +141,7 @@ function installObservation(app: HttpApp, options: HttpOptions) {
       const labels = { method: request.method, route, status: String(reply.statusCode) }
       options.metrics.httpDuration.observe(labels, reply.elapsedTime / 1000)
     }
-    const level = reply.statusCode >= 500 ? 'error' : reply.statusCode >= 400 ? 'info' : 'debug'
+    const level = levelOf(reply.statusCode, route, sparing)
     if (!options.log.isLevelEnabled(level)) return
     request.log[level](
       { method: request.method, route, status: reply.statusCode, ms: Math.round(reply.elapsedTime * 10) / 10 },

@@ -31,7 +31,7 @@ export function addCompatRoutes(app: HttpApp, { streams, appending, openRoutes, 
       const stream = caller ? await streams.getWritable(caller, coursesName) : await streams.get(coursesName)
       let record: ReturnType<typeof prepareRecord>
       try {
-        record = prepareRecord(stream.rules, decodeBody(request.body as Buffer))
+        record = prepareRecord(stream.rules, decodeBody(request.body))
       } catch (error) {
         onRefused(stream.name, 1)
         throw error

@@ -27,6 +27,12 @@ const dayMs = 86_400_000
 /** Of the steps in time of one answer. */
 const stepsMax = 2000
 const rowsMax = 50_000
+/** Of the rows that an answer sums up: reading so many takes about a second. */
+const readMax = 1_000_000
+/** Of what is not merged yet. */
+const unmergedBytesMax = 32 * 1024 * 1024
+/** The last instant of four digits. */
+const latestMs = Date.UTC(9999, 11, 31, 23, 59)
 /** Steps of time without a word of when. */
 const defaultSteps = 60
 
@@ -40,12 +46,11 @@ export function makeCounts(deps: { db: Database; rollupDays: number; clock: () =
         streamId: stream.id,
         dimensions: set,
         pieces: piecesOf({ ...range, everyMs: query.everyMs, finestFrom: deps.clock() - deps.rollupDays * dayMs }),
+        everyMs: query.everyMs,
         reader: mergerName,
-        limit: rowsMax + 1,
+        limits: { rows: rowsMax + 1, read: readMax + 1, unmergedBytes: unmergedBytesMax },
       })
-      if (rows.length > rowsMax) {
-        throw errors.badCountsQuery(`The answer has more than ${rowsMax} rows; count by less, or in longer steps.`)
-      }
+      assertBounded(rows)
       return {
         from: range.from,
         to: range.to,
@@ -53,6 +58,17 @@ export function makeCounts(deps: { db: Database; rollupDays: number; clock: () =
       }
     },
   }
+}
+
+/** @throws bad_counts_query, counts_behind */
+function assertBounded(rows: readonly CountedRow[]) {
+  const read = rows.reduce((sum, row) => sum + (row.read ?? 0), 0)
+  if (rows.length > rowsMax || read > readMax) {
+    throw errors.badCountsQuery(
+      `The answer has more than ${rowsMax} rows, or sums up more than ${readMax}; count by less, in longer steps, or over less time.`,
+    )
+  }
+  if (rows.some(row => row.key === null && row.counts === null)) throw errors.countsBehind()
 }
 
 /** Rollups name the dimensions of a set in the order of the stream's. */
@@ -75,14 +91,19 @@ function rangeOf({ everyMs, from, to }: CountsQuery, nowMs: number) {
   ) {
     throw errors.badCountsQuery('`every` is a number of minutes, hours or days, such as `1m`, `15m`, `1h`, `1d`.')
   }
-  const end = roundUp(to?.getTime() ?? nowMs + 1, minuteMs)
-  const start = from ?? (everyMs === undefined ? undefined : new Date(end - defaultSteps * everyMs))
-  const begin = start && Math.floor(start.getTime() / minuteMs) * minuteMs
-  if (begin !== undefined && begin >= end) throw errors.badCountsQuery('`from` must lie before `to`.')
+  const end = roundUp(keepWithin(to?.getTime() ?? nowMs + 1), minuteMs)
+  const start = from?.getTime() ?? (everyMs === undefined ? undefined : end - defaultSteps * everyMs)
+  const begin = start === undefined ? undefined : Math.floor(keepWithin(start) / minuteMs) * minuteMs
+  if ((begin ?? 0) >= end) throw errors.badCountsQuery('`from` must lie before `to`.')
   if (everyMs !== undefined && (end - begin!) / everyMs > stepsMax) {
     throw errors.badCountsQuery(`From \`from\` to \`to\` are more than ${stepsMax} steps; take a longer \`every\`.`)
   }
   return { from: begin === undefined ? undefined : new Date(begin), to: new Date(end) }
+}
+
+/** Nothing was counted before 1970, and PostgreSQL writes other years in ways of its own. */
+function keepWithin(ms: number): number {
+  return Math.min(Math.max(ms, 0), latestMs)
 }
 
 /**
@@ -135,8 +156,8 @@ function sumUp(given: {
   // Values are answered in the order in which they were asked for.
   const places = by.map(name => inSet.indexOf(name))
   const sums = new Map<string, Counts['rows'][number]>()
-  const add = (at: Date, values: readonly string[], count: number) => {
-    const step = everyMs === undefined ? undefined : Math.floor(at.getTime() / everyMs) * everyMs
+  const add = (at: Date | null, values: readonly string[], count: number) => {
+    const step = everyMs === undefined || at === null ? undefined : Math.floor(at.getTime() / everyMs) * everyMs
     const shown = places.map(place => values[place]!)
     const name = `${step} ${JSON.stringify(shown)}`
     const sum = sums.get(name)

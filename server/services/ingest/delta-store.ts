@@ -34,30 +34,40 @@ export interface DeltaRow {
   counts: string
 }
 
-/** Those above `after`, ascending. */
+/** Of the deltas of one list, in bytes: a batch of values that are all different is as long as its records. */
+const listBytesMax = 32 * 1024 * 1024
+/** The first ones that are no longer together; one at least. */
+const notTooLong = (deltas: string, bytesMax: string) =>
+  `select seq, minute, dimensions, counts
+   from (select d.*, sum(octet_length(counts)) over (order by seq) - octet_length(counts) as before from (${deltas}) d) d
+   where before < ${bytesMax} order by seq`
+
+/** The first of those above `after`, ascending. */
 export async function listDeltas(
   db: Queryable,
   given: { streamId: number; after: number; limit: number },
 ): Promise<DeltaRow[]> {
   const { rows } = await db.query<DeltaRow>(
-    `select seq, minute, dimensions, counts from ingest.deltas
-     where stream_id = $1 and seq > $2 order by seq limit $3`,
-    [given.streamId, given.after, given.limit],
+    notTooLong(`select * from ingest.deltas where stream_id = $1 and seq > $2 order by seq limit $3`, '$4'),
+    [given.streamId, given.after, given.limit, listBytesMax],
   )
   return rows
 }
 
-/** Those above `after` that are merged into the rollups, ascending. */
+/** The first of those above `after` that are merged into the rollups, ascending. */
 export async function listMergedDeltas(
   db: Queryable,
   given: { streamId: number; after: number; merger: string; limit: number },
 ): Promise<DeltaRow[]> {
   const { rows } = await db.query<DeltaRow>(
-    `select seq, minute, dimensions, counts from ingest.deltas
-     where stream_id = $1 and seq > $2
-       and seq <= (select position from ingest.cursors where stream_id = $1 and name = $3)
-     order by seq limit $4`,
-    [given.streamId, given.after, given.merger, given.limit],
+    notTooLong(
+      `select * from ingest.deltas
+       where stream_id = $1 and seq > $2
+         and seq <= (select position from ingest.cursors where stream_id = $1 and name = $3)
+       order by seq limit $4`,
+      '$5',
+    ),
+    [given.streamId, given.after, given.merger, given.limit, listBytesMax],
   )
   return rows
 }

@@ -68,6 +68,13 @@ export const errors = {
       status: 400,
       message: 'The body ended in the middle of this line, which was not taken.',
     }),
+  linesIdle: (ms: number) =>
+    new AppError({
+      code: 'records_idle',
+      status: 408,
+      message: `Nothing came or was read for ${ms} ms, so the request was ended. Go on behind the last line that was answered.`,
+      details: { idle_ms: ms },
+    }),
   recordsTooMany: (max: number) =>
     new AppError({
       code: 'records_too_many',
@@ -83,6 +90,13 @@ export const errors = {
       message: '`after` is an offset as it was answered for a record, or 0 for the beginning.',
     }),
   badCountsQuery: (why: string) => new AppError({ code: 'bad_counts_query', status: 400, message: why }),
+  countsBehind: () =>
+    new AppError({
+      code: 'counts_behind',
+      status: 503,
+      message: 'So much came that the counts are behind; they catch up by themselves. Try again shortly.',
+      retryAfterSeconds: 5,
+    }),
   relayRefused: () =>
     new AppError({
       code: 'relay_refused',

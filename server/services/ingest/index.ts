@@ -14,6 +14,7 @@ import { makeConsumer } from './consuming.ts'
 import { makeCounts } from './counts.ts'
 import { makePostgresLog } from './log-postgres.ts'
 import { makeMerger } from './merging.ts'
+import { makeOpenLines } from './open-lines.ts'
 import { appendedChannel, makeReaders, type ReaderKind } from './readers.ts'
 import { makeReading } from './reading.ts'
 import { addRecordRoutes } from './record-routes.ts'
@@ -67,7 +68,7 @@ export interface IngestService {
 
 export async function makeIngestService(deps: IngestDeps): Promise<IngestService> {
   const { db, bus, live, log, metrics, settings, parts, clock = Date.now } = deps
-  const streams = makeStreams({ db, bus, settings, clock })
+  const streams = makeStreams({ db, bus, settings, clock, onRemoved: name => live.wake([`streams/${name}`]) })
   const onAppended = (name: string) => {
     live.wake([`streams/${name}`])
     bus.publish(appendedChannel, [name])
@@ -82,7 +83,7 @@ export async function makeIngestService(deps: IngestDeps): Promise<IngestService
   const key = (await ensureSecret(db, { name: 'relay', fresh: randomBytes(32) })).toString('hex')
   const relay =
     parts.front && settings.INGEST_RPC_URL !== undefined
-      ? makeRelay({ url: settings.INGEST_RPC_URL, key, waitingMax: settings.INGEST_WAITING_MAX })
+      ? makeRelay({ url: settings.INGEST_RPC_URL, key, waitingMax: settings.INGEST_WAITING_MAX, log })
       : undefined
   const stores = makeStores({
     ...deps,
@@ -101,6 +102,7 @@ export async function makeIngestService(deps: IngestDeps): Promise<IngestService
   const counts = makeCounts({ db, rollupDays: settings.INGEST_ROLLUP_DAYS, clock })
   const refused = metrics.counter('ingest_refused', 'Records refused, by stream.', ['stream'])
   const onRefused = (stream: string, records: number) => refused.inc({ stream }, records)
+  const openLines = makeOpenLines(settings)
   live.addSource(reading.source)
   const kinds: ReaderKind[] = []
   if (parts.consumer) kinds.push(makeConsumer({ db, streams }))
@@ -112,8 +114,10 @@ export async function makeIngestService(deps: IngestDeps): Promise<IngestService
     async routes(app) {
       if (!parts.front) return
       addRoutes(app, { streams, reading, counts })
+      // Nobody else would end them.
+      app.addHook('preClose', async () => openLines.endAll())
       await app.register(async scope => {
-        addRecordRoutes(scope as HttpApp, { streams, appending, settings, onRefused })
+        addRecordRoutes(scope as HttpApp, { streams, appending, settings, openLines, onRefused })
       })
       await app.register(async scope => {
         const { openRoutes } = deps
@@ -129,6 +133,7 @@ export async function makeIngestService(deps: IngestDeps): Promise<IngestService
       stores.start()
     },
     async stop() {
+      openLines.stop()
       await relay?.idle()
       relay?.stop()
       await store.idle()

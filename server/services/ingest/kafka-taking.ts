@@ -8,7 +8,7 @@ import type { Log } from '#platform/log.ts'
 import type { FetchedPartition } from './kafka-client.ts'
 import { type Move, movePartitions } from './kafka-store.ts'
 import { countKeys, segmentCharsMax, segmentRecordsMax, writeDelta } from './log-postgres.ts'
-import { keyOf } from './record.ts'
+import { keyOf, onOneLine } from './record.ts'
 import { appendBatch, type NewSegment } from './segment-store.ts'
 import type { StreamRow } from './types.ts'
 
@@ -130,7 +130,7 @@ function readRecord(dimensions: readonly string[], value: Buffer | null): { text
   try {
     const record = JSON.parse(text)
     if (typeof record !== 'object' || record === null || Array.isArray(record)) return undefined
-    return { text: /[\n\r]/.test(text) ? JSON.stringify(record) : text, key: keyOf(dimensions, record) }
+    return { text: onOneLine(text), key: keyOf(dimensions, record) }
   } catch {
     return undefined
   }

@@ -202,7 +202,7 @@ test('what is no record is passed over, and the records beside it keep their pla
   const stream = await declare()
   const taking = makeTaking({ db, log: silentLog, onAppended: () => {}, clock })
   await db.query(`insert into ingest.kafka_offsets (stream_id, partition, topic_id) values ($1, 0, 'x')`, [stream.id])
-  const values = ['{"id":10}', 'no json', '{"id":12}', '[1]', null, '{\n"id":15}', '{"id":17}']
+  const values = ['{"id":10}', 'no json', '{"id":12}', '[1]', null, '{\n"id":15,"n":1e999}', '{"id":17}']
   const offsets = [10, 11, 12, 13, 14, 15, 17]
   await db.query('update ingest.kafka_offsets set next_offset = 10 where stream_id = $1', [stream.id])
   const messages = values.map((value, n) => ({
@@ -211,7 +211,7 @@ test('what is no record is passed over, and the records beside it keep their pla
   }))
   await taking.takeOver(stream, [{ partition: 0, topicId: 'x', from: 10, to: 18, messages }])
   const { records } = await inventory(db, stream)
-  assert.deepEqual(records, ['{"id":10}', '{"id":12}', '{"id":15}', '{"id":17}'])
+  assert.deepEqual(records, ['{"id":10}', '{"id":12}', '{ "id":15,"n":1e999}', '{"id":17}'])
   const found = await Promise.all(
     offsets.map(place => findOffsetOfKafka(db, { streamId: stream.id, partition: 0, place })),
   )

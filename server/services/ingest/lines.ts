@@ -32,7 +32,7 @@ export async function* readLines(
   let number = 1
   const rest = makeRest(lineBytesMax)
   function* handOn(bytes: Buffer): Generator<Lines> {
-    const texts = decodeLines(bytes)
+    const texts = decodeLines(bytes, lineBytesMax)
     for (let from = 0; from < texts.length; from += linesMax) {
       const some = texts.length <= linesMax ? texts : texts.slice(from, from + linesMax)
       yield { first: number, texts: some }
@@ -77,14 +77,16 @@ function makeRest(bytesMax: number) {
   }
 }
 
-function decodeLines(bytes: Buffer): string[] {
+function decodeLines(bytes: Buffer, lineBytesMax: number): string[] {
   if (isUtf8(bytes)) return bytes.toString('utf8').split('\n')
   const texts: string[] = []
   for (let from = 0; from <= bytes.length; ) {
     const found = bytes.indexOf(newline, from)
     const end = found < 0 ? bytes.length : found
     const line = bytes.subarray(from, end)
-    texts.push(isUtf8(line) ? line.toString('utf8') : notUtf8)
+    // What is too long may have been cut inside a character, and is refused for its length.
+    if (line.length > lineBytesMax) texts.push(line.toString('latin1'))
+    else texts.push(isUtf8(line) ? line.toString('utf8') : notUtf8)
     from = end + 1
   }
   return texts

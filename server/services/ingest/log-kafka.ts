@@ -13,6 +13,8 @@ import type { Log } from '#platform/log.ts'
 import { weighBunch } from './bunch.ts'
 import { errors } from './errors.ts'
 import { clientOptions, isKafkaError, isUnknownTopic, isWrongPlace, type KafkaPlace, topicOf } from './kafka-client.ts'
+import { makeOutage } from './outage.ts'
+import { fieldOf } from './record.ts'
 import type { Bunch, Placed, RecordLog, StreamRow } from './types.ts'
 
 export interface KafkaLog extends RecordLog {
@@ -55,6 +57,10 @@ const produceTries = 8
 export function makeKafkaLog(deps: KafkaLogDeps): KafkaLog {
   const producer = deps.producer ?? new Producer({ ...clientOptions(deps), acks: ProduceAcks.ALL })
   const ensureTopic = makeTopicMaker(deps)
+  const outage = makeOutage(deps.log, {
+    began: 'records did not get into Kafka for certain; such are answered 503 until they do',
+    ended: 'records get into Kafka again',
+  })
   /** Counts the requests of a stream, so that they go to the partitions in turn. */
   const turns = new Map<number, number>()
 
@@ -64,6 +70,7 @@ export function makeKafkaLog(deps: KafkaLogDeps): KafkaLog {
     const messages = toMessages({ topic: topicOf(deps, stream), turn, items, at: deps.clock() })
     try {
       const placed = await produce(stream, messages)
+      outage.worked()
       deps.onStored(stream.name, messages.length)
       let next = placed.first
       return items.map(({ bunch }) => {
@@ -76,7 +83,7 @@ export function makeKafkaLog(deps: KafkaLogDeps): KafkaLog {
       if (items.length > 1 && isKafkaError(error, 'MESSAGE_TOO_LARGE')) {
         return (await Promise.all(items.map(item => send({ stream, items: [item] })))).flat()
       }
-      deps.log.warn({ err: error, stream: stream.name }, 'records did not get into Kafka for certain')
+      outage.failed({ err: error, stream: stream.name })
       return items.map(() => ({ error: errors.routeUnavailable(explain(error)) }))
     }
   }
@@ -159,7 +166,7 @@ function toMessages(given: { topic: string; turn: number; items: readonly Item[]
 /** The value by which a record stays on its route, for whoever else reads the topic. */
 function stickyOf({ stickyBy }: StreamRow, text: string): Buffer | undefined {
   if (stickyBy === null) return undefined
-  const value = (JSON.parse(text) as Record<string, unknown>)[stickyBy]
+  const value = fieldOf(JSON.parse(text), stickyBy)
   if (value === undefined || value === null) return undefined
   return Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
 }

@@ -56,8 +56,9 @@ function readRecord(text: string): Record<string, unknown> | undefined {
 
 function keepExact(key: string, value: unknown, context?: { source?: string }): unknown {
   // The driver takes a key `_bsontype` for a type of its own.
-  if (/^\$|[.\0]|^_bsontype$|^__proto__$/.test(key)) throw new Unfit()
-  if (typeof value === 'string' && value.includes('\0')) throw new Unfit()
+  if (/^\$|[.\0]|^_bsontype$|^__proto__$/.test(key) || !key.isWellFormed()) throw new Unfit()
+  // BSON is UTF-8, which has no half of a surrogate pair.
+  if (typeof value === 'string' && (value.includes('\0') || !value.isWellFormed())) throw new Unfit()
   return typeof value === 'number' ? toNumber(value, context?.source ?? String(value)) : value
 }
 

@@ -287,3 +287,10 @@ test('the copies of a stream that was deleted do not hide those of its namesake'
   const ids = (await documentsOf(fresh)).filter(each => each._id.stream === fresh.id).map(({ record }) => record!.id)
   assert.deepEqual(ids, [100, 101, 102, 103, 104])
 })
+
+test('half of a surrogate pair, which BSON cannot hold, is kept in the text', () => {
+  for (const text of ['{"a":"\\ud800"}', '{"\\udc00":1}']) {
+    const { record, json } = toDocument({ streamId: 1, offset: 1, route: 'a', at: new Date(0), text })
+    assert.deepEqual([record, json], [undefined, text])
+  }
+})

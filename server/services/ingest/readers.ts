@@ -82,12 +82,13 @@ function makeLoop({ db, log }: { db: Database; log: Log }, kind: ReaderKind) {
   let woken = false
   let stopped = false
   let failures = 0
-  let lastAt = 0
+  /** By a clock that nobody sets back. */
+  let lastAt = Number.NEGATIVE_INFINITY
 
   function wake() {
     woken = true
     if (working || stopped || failures > 0) return
-    const restMs = (kind.restMs ?? 0) - (Date.now() - lastAt)
+    const restMs = (kind.restMs ?? 0) - (performance.now() - lastAt)
     if (restMs > 0) return later(restMs)
     begin()
   }
@@ -96,7 +97,7 @@ function makeLoop({ db, log }: { db: Database; log: Log }, kind: ReaderKind) {
     clearTimeout(timer)
     working = work().finally(() => {
       working = undefined
-      lastAt = Date.now()
+      lastAt = performance.now()
       if (!stopped) later(failures > 0 ? waitAfter(failures) : woken ? (kind.restMs ?? 0) : pollMs)
     })
   }

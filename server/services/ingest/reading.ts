@@ -1,5 +1,6 @@
 /** Reads records in their order, and lets them be followed live. */
 import type { Database } from '#platform/database/pool.ts'
+import { isAppError } from '#platform/errors.ts'
 import { assertScope } from '#platform/http/guard.ts'
 import type { LiveEvent, TopicSource } from '#platform/live/live.ts'
 import { errors } from './errors.ts'
@@ -42,6 +43,15 @@ export function makeReading(deps: { db: Database; streams: Pick<Streams, 'get' |
     return records
   }
 
+  async function findStream(name: string): Promise<ReadyStream | undefined> {
+    try {
+      return await streams.get(name)
+    } catch (error) {
+      if (isAppError(error) && error.status === 404) return undefined
+      throw error
+    }
+  }
+
   return {
     read,
     async resolve({ id }, offset) {
@@ -59,8 +69,12 @@ export function makeReading(deps: { db: Database; streams: Pick<Streams, 'get' |
         await streams.getReadable(caller, name)
       },
       async read(name, after, limit) {
-        const stream: ReadyStream = await streams.get(name)
-        return (await read(stream, { after, limit })).map(toEvent)
+        const stream = await findStream(name)
+        const records = stream ? await read(stream, { after, limit }) : []
+        if (records.length > 0) return records.map(toEvent)
+        // Followers know numbers of a stream that was deleted; another of its name begins with 1 again.
+        const isGone = !stream || after > ((await findHeads(db, [name])).get(name) ?? 0)
+        return isGone ? [{ seq: after + 1, type: 'deleted', data: null, final: true }] : []
       },
       heads: names => findHeads(db, names),
     },

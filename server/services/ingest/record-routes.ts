@@ -10,6 +10,7 @@ import type { HttpApp } from '#platform/http/server.ts'
 import type { Accepted, Appending } from './appending.ts'
 import { errors } from './errors.ts'
 import { type CutOff, type Lines, readLines } from './lines.ts'
+import type { OpenLines } from './open-lines.ts'
 import { appendRight, prepareAll, readBody, showError } from './requests.ts'
 import type { IngestSettings } from './settings.ts'
 import { Shown } from './shapes.ts'
@@ -20,19 +21,22 @@ export interface RecordRoutesDeps {
   streams: Pick<Streams, 'getWritable'>
   appending: Appending
   settings: IngestSettings
+  openLines: OpenLines
   onRefused: (stream: string, records: number) => void
 }
 
 const writes = { access: 'user', scope: 'streams:write' } as const
 const tags = ['streams']
 const ndjson = 'application/x-ndjson'
+const linesTypes = [ndjson, 'application/jsonl']
 
 export function addRecordRoutes(app: HttpApp, deps: RecordRoutesDeps) {
   takeBodiesAsBytes(app, deps.settings.INGEST_ARRAY_BYTES_MAX)
+  app.addContentTypeParser(linesTypes, (_request, payload, done) => done(null, payload))
   app.post(
     '/v1/streams/:name/records',
     {
-      config: { ...writes, isUnending: true },
+      config: { ...writes, isUnending: bringsLines },
       bodyLimit: deps.settings.INGEST_ARRAY_BYTES_MAX,
       schema: {
         tags,
@@ -47,9 +51,12 @@ export function addRecordRoutes(app: HttpApp, deps: RecordRoutesDeps) {
       },
     },
     async (request, reply) => {
-      const stream = await deps.streams.getWritable(callerOf(request), request.params.name)
-      if (isLines(request)) return answerLines(deps, { request, reply: reply as unknown as FastifyReply, stream })
-      const body = readBody(stream.rules, request.body as Buffer, deps.settings.INGEST_ARRAY_MAX)
+      const find = () => deps.streams.getWritable(callerOf(request), request.params.name)
+      const stream = await find()
+      if (request.body instanceof Readable) {
+        return answerLines(deps, { request, reply: reply as unknown as FastifyReply, find })
+      }
+      const body = readCounted(deps, { stream, body: request.body })
       const answer = await ('one' in body
         ? takeOne(deps, { request, stream, record: body.one })
         : takeSeveral(deps, { request, stream, prepared: body.several }))
@@ -64,13 +71,22 @@ export function takeBodiesAsBytes(app: HttpApp, bodyLimit: number) {
   app.addContentTypeParser('application/json', { parseAs: 'buffer', bodyLimit }, (_request, body, done) =>
     done(null, body),
   )
-  app.addContentTypeParser([ndjson, 'application/jsonl', 'application/json-seq'], (_request, payload, done) =>
-    done(null, payload),
-  )
 }
 
-function isLines(request: FastifyRequest): boolean {
-  return !Buffer.isBuffer(request.body)
+/** Such a body may take as long as it likes; `open-lines.ts` sees to those that are idle. */
+function bringsLines(request: FastifyRequest): boolean {
+  const [type = ''] = (request.headers['content-type'] ?? '').split(';', 1)
+  return linesTypes.includes(type.trim().toLowerCase())
+}
+
+/** Reads a body; a record that is wrong is counted as refused. */
+function readCounted(deps: RecordRoutesDeps, { stream, body }: { stream: ReadyStream; body: unknown }) {
+  try {
+    return readBody(stream.rules, body, deps.settings.INGEST_ARRAY_MAX)
+  } catch (error) {
+    deps.onRefused(stream.name, 1)
+    throw error
+  }
 }
 
 async function takeOne(
@@ -119,12 +135,16 @@ function showOutcomes(outcomes: readonly Outcome<Accepted>[]): Answer {
   }
 }
 
+/** The stream as it is declared now: a request without an end may see it changed, deleted and declared anew. */
+type Find = () => Promise<ReadyStream>
+
 /** Answers while the client sends. */
 function answerLines(
   deps: RecordRoutesDeps,
-  { request, reply, stream }: { request: FastifyRequest; reply: FastifyReply; stream: ReadyStream },
+  { request, reply, find }: { request: FastifyRequest; reply: FastifyReply; find: Find },
 ) {
-  const answers = Readable.from(takeLines(deps, stream, request.body as Readable), { objectMode: false })
+  const body = deps.openLines.open(request.raw, reply.raw)
+  const answers = Readable.from(takeLines(deps, find, body), { objectMode: false })
   return reply.status(200).header('content-type', ndjson).header('cache-control', 'no-store').send(answers)
 }
 
@@ -134,12 +154,8 @@ const piecesMax = 4
 type Event = { answer: string } | { next: IteratorResult<Lines, CutOff | undefined> }
 
 /** Answers come in the order of the lines, each as soon as it is known, whether more lines come or not. */
-async function* takeLines(
-  deps: RecordRoutesDeps,
-  stream: ReadyStream,
-  body: AsyncIterable<Buffer>,
-): AsyncGenerator<string> {
-  const lines = readLines(body, { lineBytesMax: stream.rules.bytesMax })
+async function* takeLines(deps: RecordRoutesDeps, find: Find, body: AsyncIterable<Buffer>): AsyncGenerator<string> {
+  const lines = readLines(body, { lineBytesMax: deps.settings.INGEST_RECORD_BYTES_MAX })
   const underWay: Promise<Event>[] = []
   let reading: Promise<Event> | undefined = lines.next().then(next => ({ next }))
   while (reading || underWay.length > 0) {
@@ -153,7 +169,7 @@ async function* takeLines(
       reading = undefined
       if (event.next.value) underWay.push(Promise.resolve({ answer: tellCutOff(event.next.value) }))
     } else {
-      const taken: Promise<Event> = takePiece(deps, stream, event.next.value).then(answer => ({ answer }))
+      const taken: Promise<Event> = takePiece(deps, find, event.next.value).then(answer => ({ answer }))
       // A failure is seen in its turn.
       taken.catch(() => {})
       underWay.push(taken)
@@ -162,9 +178,18 @@ async function* takeLines(
   }
 }
 
-async function takePiece(deps: RecordRoutesDeps, stream: ReadyStream, { first, texts }: Lines): Promise<string> {
+async function takePiece(deps: RecordRoutesDeps, find: Find, { first, texts }: Lines): Promise<string> {
   const lines = texts.map((text, index) => ({ text, number: first + index })).filter(({ text }) => text.trim() !== '')
   if (lines.length === 0) return ''
+  let stream: ReadyStream
+  try {
+    stream = await find()
+  } catch (error) {
+    return writeAnswers(
+      lines,
+      lines.map(() => ({ error })),
+    )
+  }
   const prepared = prepareAll(
     stream.rules,
     lines.map(line => line.text),
@@ -208,9 +233,10 @@ function following(offset: string): string {
   return `${offset.slice(0, dot + 1)}${Number(offset.slice(dot + 1)) + 1}`
 }
 
-function tellCutOff({ number, isEmpty }: CutOff): string {
-  const error = isEmpty
+function tellCutOff({ number, isEmpty, error: why }: CutOff): string {
+  const cutOff = isEmpty
     ? platformErrors.badRequest('The body was cut off behind the last whole line.')
     : errors.recordCutOff()
+  const error = isAppError(why) ? why : cutOff
   return `${JSON.stringify({ line: number, error: showError(error) })}\n`
 }

@@ -47,16 +47,25 @@ export function prepareValue(rules: RecordRules, value: unknown, text: string): 
   if (wrong !== undefined) throw errors.recordInvalid(wrong)
   const record = value as Record<string, unknown>
   return {
-    // A line break can stand between tokens alone.
-    text: /[\n\r]/.test(text) ? JSON.stringify(value) : text,
+    text: onOneLine(text),
     key: keyOf(rules.dimensions, record),
-    sticky: rules.stickyBy === null ? undefined : wordOf(record[rules.stickyBy]),
+    sticky: rules.stickyBy === null ? undefined : wordOf(fieldOf(record, rules.stickyBy)),
   }
 }
 
 /** What a record counts as: the values of the dimensions, as a JSON array. */
 export function keyOf(dimensions: readonly string[], record: Record<string, unknown>): string {
-  return JSON.stringify(dimensions.map(name => wordOf(record[name])))
+  return JSON.stringify(dimensions.map(name => wordOf(fieldOf(record, name))))
+}
+
+/** The record's own: every object has a `constructor`. */
+export function fieldOf(record: Record<string, unknown>, name: string): unknown {
+  return Object.hasOwn(record, name) ? record[name] : undefined
+}
+
+/** A line break can stand between tokens alone. Writing the value anew would change numbers that JavaScript cannot hold. */
+export function onOneLine(text: string): string {
+  return /[\n\r]/.test(text) ? text.replace(/[\n\r]+/g, ' ').trim() : text
 }
 
 /** A value as it is counted and shown. */

@@ -197,5 +197,6 @@ async function runScript(
     values.push(set, fields.size)
     for (const [field, count] of fields) values.push(field, count)
   }
-  return Number(await redis.eval(script, 1, keyOf(name), ...values))
+  // As one array: there are more of them than a call may have arguments.
+  return Number(await redis.call('eval', [script, 1, keyOf(name), ...values]))
 }

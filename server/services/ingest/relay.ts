@@ -6,9 +6,11 @@ import { type Client, Code, ConnectError, createClient } from '@connectrpc/conne
 import { createGrpcTransport, Http2SessionManager } from '@connectrpc/connect-node'
 import { type Batcher, makeBatcher, type Outcome } from '#platform/batch.ts'
 import { AppError } from '#platform/errors.ts'
+import type { Log } from '#platform/log.ts'
 import { Ingest, type Place } from '../../proto/capstan/ingest/v1/ingest_pb.js'
 import { weighBunch } from './bunch.ts'
 import { errors } from './errors.ts'
+import { makeOutage, type Outage } from './outage.ts'
 import type { Bunch, Placed, RecordLog } from './types.ts'
 
 interface Item {
@@ -27,9 +29,13 @@ export interface Relay extends RecordLog {
 }
 
 /** @param key what all processes share, in hexadecimal */
-export function makeRelay(deps: { url: string; key: string; waitingMax: number }): Relay {
+export function makeRelay(deps: { url: string; key: string; waitingMax: number; log: Log }): Relay {
   const sessions = new Http2SessionManager(deps.url)
   const client = createClient(Ingest, createGrpcTransport({ baseUrl: deps.url, sessionManager: sessions }))
+  const outage = makeOutage(deps.log, {
+    began: 'the ingest server (INGEST_RPC_URL) cannot be reached; the records of route A are answered 503 until it can',
+    ended: 'the ingest server can be reached again',
+  })
   // One call after the other: what is added first comes first.
   const calls: Batcher<Item, Placed> = makeBatcher<Item, Placed>({
     name: 'route A',
@@ -37,7 +43,7 @@ export function makeRelay(deps: { url: string; key: string; waitingMax: number }
     weigh: item => weighBunch(item.bunch),
     waitingMax: deps.waitingMax,
     isCommon: () => true,
-    run: items => send({ client, key: deps.key, items }),
+    run: items => send({ client, key: deps.key, url: deps.url, outage, items }),
   })
   return {
     append: (stream, bunch) => calls.push({ stream: stream.name, bunch }),
@@ -46,15 +52,23 @@ export function makeRelay(deps: { url: string; key: string; waitingMax: number }
   }
 }
 
-async function send(given: { client: Client<typeof Ingest>; key: string; items: Item[] }): Promise<Outcome<Placed>[]> {
-  const { client, key, items } = given
+async function send(given: {
+  client: Client<typeof Ingest>
+  key: string
+  url: string
+  outage: Outage
+  items: Item[]
+}): Promise<Outcome<Placed>[]> {
+  const { client, key, url, outage, items } = given
   try {
     const { places } = await client.relay(
       { bunches: items.map(({ stream, bunch }) => ({ stream, texts: [...bunch.texts] })) },
       { headers: { [relayHeader]: key }, timeoutMs },
     )
+    outage.worked()
     return places.map(toOutcome)
   } catch (error) {
+    outage.failed({ err: error, url })
     throw errors.routeUnavailable(explain(error))
   }
 }

@@ -12,7 +12,7 @@ import type { Prepared } from './types.ts'
 export type Body = { one: Prepared } | { several: Outcome<Prepared>[] }
 
 /** @throws malformed_json, records_empty, records_too_many, and what is wrong with a single record */
-export function readBody(rules: RecordRules, body: Buffer, arrayMax: number): Body {
+export function readBody(rules: RecordRules, body: unknown, arrayMax: number): Body {
   const text = decodeBody(body)
   if (!/^\s*\[/.test(text)) return { one: prepareSingle(rules, text) }
   let values: unknown[]
@@ -27,8 +27,10 @@ export function readBody(rules: RecordRules, body: Buffer, arrayMax: number): Bo
   return { several: values.map((value, index) => attempt(() => prepareItem(rules, value, texts[index]!))) }
 }
 
-/** @throws malformed_json */
-export function decodeBody(body: Buffer): string {
+/** @throws malformed_json, records_empty */
+export function decodeBody(body: unknown): string {
+  // Without a body there is no type to read it by.
+  if (!Buffer.isBuffer(body)) throw errors.recordsEmpty()
   if (!isUtf8(body)) throw platformErrors.malformedJson()
   return body.toString('utf8')
 }

@@ -41,33 +41,52 @@ export interface Piece {
 }
 
 export interface CountedRow {
-  bucket: Date
+  /** Where its step in time begins, or the minute of what is not merged yet; null for the whole time. */
+  bucket: Date | null
   /** Null in a row of what is not merged yet. */
   key: string | null
   count: number | null
-  /** As in the table of deltas. */
+  /** How many rollups it sums up. */
+  read: number | null
+  /** As in the table of deltas; null where what is not merged yet is too long to be read. */
   counts: string | null
   dimensions: string | null
 }
 
-/** Counts of a set of dimensions in pieces of time that follow each other, and in the same look what is not merged yet. */
+/**
+ * Counts of a set of dimensions in pieces of time that follow each other, summed up by steps in time, and in the same
+ * look what is not merged yet.
+ */
 export async function readCounts(
   db: Queryable,
-  given: { streamId: number; dimensions: string; pieces: readonly Piece[]; reader: string; limit: number },
+  given: {
+    streamId: number
+    dimensions: string
+    pieces: readonly Piece[]
+    everyMs: number | undefined
+    reader: string
+    /** Of the answer's rows, and of those that are read for it. */
+    limits: { rows: number; read: number; unmergedBytes: number }
+  },
 ): Promise<CountedRow[]> {
-  const { streamId, dimensions, pieces, reader, limit } = given
+  const { streamId, dimensions, pieces, everyMs, reader, limits } = given
   const { rows } = await db.query<CountedRow>(
-    `(select r.bucket, r.key, r.count, null as counts, null as dimensions
-      from unnest($3::integer[], $4::timestamptz[], $5::timestamptz[]) as p(grain, since, upto)
-      join ingest.rollups r on r.stream_id = $1 and r.dimensions = $2 and r.grain = p.grain
-        and r.bucket >= p.since and r.bucket < p.upto
-      limit $7)
+    `(select case when $10::bigint > 0 then date_bin(make_interval(secs => $10), r.bucket, 'epoch') end as bucket,
+        r.key, sum(r.count)::bigint as count, count(*) as read, null as counts, null as dimensions
+      from (
+        select r.bucket, r.key, r.count
+        from unnest($3::integer[], $4::timestamptz[], $5::timestamptz[]) as p(grain, since, upto)
+        join ingest.rollups r on r.stream_id = $1 and r.dimensions = $2 and r.grain = p.grain
+          and r.bucket >= p.since and r.bucket < p.upto
+        limit $11) r
+      group by 1, 2 limit $7)
      union all
-     (select d.minute, null, null, d.counts, d.dimensions
-      from ingest.deltas d
-      where d.stream_id = $1
-        and d.seq > coalesce((select position from ingest.cursors where stream_id = $1 and name = $6), 0)
-        and d.minute >= $8 and d.minute < $9)`,
+     (select d.minute, null, null, null, case when d.bytes <= $12 then d.counts end, d.dimensions
+      from (
+        select minute, counts, dimensions, sum(octet_length(counts)) over () as bytes from ingest.deltas
+        where stream_id = $1
+          and seq > coalesce((select position from ingest.cursors where stream_id = $1 and name = $6), 0)
+          and minute >= $8 and minute < $9) d)`,
     [
       streamId,
       dimensions,
@@ -75,9 +94,12 @@ export async function readCounts(
       pieces.map(piece => piece.from),
       pieces.map(piece => piece.to),
       reader,
-      limit,
+      limits.rows,
       pieces[0]!.from,
       pieces.at(-1)!.to,
+      everyMs === undefined ? 0 : everyMs / 1000,
+      limits.read,
+      limits.unmergedBytes,
     ],
   )
   return rows
@@ -143,7 +165,6 @@ export async function deleteOldRollups(db: Queryable, given: { before: Date; lim
   const { rowCount } = await db.query(
     `delete from ingest.rollups where ctid in (
        select r.ctid from ingest.streams s
-       cross join lateral (select distinct dimensions from ingest.keys k where k.stream_id = s.id) d
        join ingest.rollups r on r.stream_id = s.id and r.grain in (60, 3600) and r.bucket < $1
        limit $2)`,
     [given.before, given.limit],

@@ -65,7 +65,7 @@ function addStreamRoutes(app: HttpApp, { streams }: RoutesDeps) {
         tags,
         summary: 'Streams you may read, by name',
         querystring: Type.Object({
-          after: Type.String({ default: '', maxLength: 64, description: 'The last name you have.' }),
+          after: Type.String({ default: '', pattern: '^[a-z0-9_-]{0,64}$', description: 'The last name you have.' }),
           limit: Type.Integer({ default: 50, minimum: 1, maximum: 200 }),
         }),
         response: { 200: Type.Object({ streams: Type.Array(Shown.Stream), next: Type.Optional(Type.String()) }) },

@@ -1,6 +1,6 @@
 /** Every statement on segments: records that shared a commit, a line each. */
 import { toArray } from '#platform/database/arrays.ts'
-import type { Queryable } from '#platform/database/pool.ts'
+import type { Queryable, Tx } from '#platform/database/pool.ts'
 import type { Route } from './types.ts'
 
 /** Records of one route, as they are written. */
@@ -139,6 +139,14 @@ export async function findOffsetOfKafka(
   if (!row) return undefined
   const offset = row.first_offset + given.place - row.kafka_offset
   return offset <= row.last_offset ? offset : undefined
+}
+
+/** Lets one process at a time change which days have a part. Answers false while another does. */
+export async function lockDays(tx: Tx): Promise<boolean> {
+  const { rows } = await tx.query<{ locked: boolean }>(
+    `select pg_try_advisory_xact_lock('ingest.segments'::regclass::oid::integer, 0) as locked`,
+  )
+  return rows[0]!.locked
 }
 
 export async function makeDays(db: Queryable, given: { first: Date; days: number }) {

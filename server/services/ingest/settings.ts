@@ -23,6 +23,12 @@ export const ingestSettings = {
     { min: 1024, max: 268_435_456 },
     'Largest body of records, in bytes; NDJSON has no such bound.',
   ),
+  INGEST_OPEN_MAX: integer(1000, { min: 1, max: 100_000 }, 'NDJSON requests that may be open at once.'),
+  INGEST_IDLE_MS: integer(
+    300_000,
+    { min: 100, max: 86_400_000 },
+    'How long an NDJSON request may neither bring a byte nor take one, in ms; then it is ended.',
+  ),
   INGEST_WAITING_MAX: integer(50_000, { min: 1, max: 10_000_000 }, 'Requests of a stream that may wait to be written.'),
   INGEST_ROLLUP_DAYS: integer(
     400,

@@ -47,7 +47,13 @@ const Declaration = Type.Object(
       },
     ),
     sticky_by: Type.Optional(
-      nullable(Type.String({ maxLength: 64, description: 'Records with equal values of this field take one route.' })),
+      nullable(
+        Type.String({
+          maxLength: 64,
+          pattern: '^[^\\u0000]*$',
+          description: 'Records with equal values of this field take one route.',
+        }),
+      ),
     ),
     retention_days: Type.Integer({
       default: 30,

@@ -96,8 +96,10 @@ export async function putStream(
   return { stream, isNew: row.is_new }
 }
 
-/** Answers whether it was there. Its segments are removed by the day they are on. */
+/** Answers whether it was there. */
 export async function deleteStream(tx: Tx, id: number): Promise<boolean> {
+  // Taken first, as whoever adds records does: who comes later finds it gone, and nobody waits in a circle.
+  await tx.query('delete from ingest.heads where stream_id = $1', [id])
   await tx.query('delete from ingest.segments where stream_id = $1', [id])
   const { rowCount } = await tx.query('delete from ingest.streams where id = $1', [id])
   return rowCount > 0

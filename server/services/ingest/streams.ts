@@ -40,8 +40,15 @@ const cachedMax = 1000
 const dimensionsMax = 4
 export const namePattern = /^[a-z][a-z0-9_-]{0,63}$/
 
-export function makeStreams(deps: { db: Database; bus: Bus; settings: IngestSettings; clock: () => number }): Streams {
-  const { db, bus, settings, clock } = deps
+export function makeStreams(deps: {
+  db: Database
+  bus: Bus
+  settings: IngestSettings
+  clock: () => number
+  /** Called when a stream was deleted. */
+  onRemoved?: (name: string) => void
+}): Streams {
+  const { db, bus, settings, clock, onRemoved = () => {} } = deps
   const cache = new Map<string, { stream: Promise<ReadyStream>; until: number }>()
   bus.subscribe(channel, names => {
     for (const name of names) cache.delete(name)
@@ -91,10 +98,12 @@ export function makeStreams(deps: { db: Database; bus: Bus; settings: IngestSett
       return put
     },
     async remove(name) {
-      const stream = await get(name)
+      // What is kept here may be an older one of that name.
+      const stream = await load(name)
       const gone = await db.tx(tx => store.deleteStream(tx, stream.id))
       bus.publish(channel, [name])
       if (!gone) throw errors.streamNotFound(name)
+      onRemoved(name)
     },
     list: (caller, page) =>
       store.listStreams(db, { ...page, readers: caller.role === 'admin' ? ['users', 'admins'] : ['users'] }),
