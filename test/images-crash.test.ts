@@ -26,6 +26,7 @@ const senders = 8
 const kills = 10
 const bytesEach = 150_000
 const services = 'images'
+const env = { IMAGE_SWEEP_MINUTES_MIN: '0' }
 /** One of so many gives up when it gets no answer. */
 const quitters = 5
 
@@ -80,7 +81,7 @@ async function killNow(scene: Scene, dataDir: string, seed: number) {
   scene.up = up.promise
   capstan.kill('SIGKILL')
   await capstan.exited
-  scene.capstan = await startCapstan({ dataDir, services, env: { PORT: portOf(capstan) } })
+  scene.capstan = await startCapstan({ dataDir, services, env: { ...env, PORT: portOf(capstan) } })
   up.resolve()
 }
 
@@ -90,7 +91,7 @@ test('what was acknowledged ends ready, once, and nothing of nobody stays, howev
   const dataDir = await makeDataDir()
   const seed = Number(process.env.MODEL_SEED ?? Date.now() % 2 ** 31)
   t.diagnostic(`MODEL_SEED=${seed}`)
-  const capstan = await startCapstan({ dataDir, services })
+  const capstan = await startCapstan({ dataDir, services, env })
   const users = await Promise.all(['ann', 'bob', 'cem'].map(name => makeUser(capstan, name)))
   const scene: Scene = {
     capstan,

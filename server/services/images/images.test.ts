@@ -1,7 +1,7 @@
 /** Images from upload to deletion: who has which, what is stored once, what is told meanwhile. */
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { chmod, glob, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { chmod, glob, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -18,7 +18,7 @@ import { assertProblem, makeSender } from './test-support.ts'
 
 const folder = await mkdtemp(path.join(tmpdir(), 'capstan-images-'))
 atEnd(() => rm(folder, { recursive: true, force: true }))
-const server = await makeTestApp({ env: { BLOB_URL: `file:${folder}/blobs` } })
+const server = await makeTestApp({ env: { BLOB_URL: `file:${folder}/blobs`, IMAGE_SWEEP_MINUTES_MIN: '0' } })
 const [ann, bob] = [await makeSender(server, 'ann'), await makeSender(server, 'bob')]
 const photo = (seed: number, more = {}) =>
   makePicture({ width: 900, height: 600, format: 'jpeg', kind: 'photo', seed, ...more })
@@ -270,10 +270,39 @@ test('blobs of nobody are swept away, those of images stay', async () => {
   assertProblem(await ann.user.post(server, '/v1/images/sweeps', {}), 403, 'forbidden')
 })
 
-async function makeAdmin() {
+/** Sweeps whatever its age, and answers the job at its end. */
+async function sweep(at: TestApp) {
+  const admin = await makeAdmin(at)
+  const begun = await send(at, 'POST', '/v1/images/sweeps', admin, { older_than_hours: 0 })
+  const job = async () => (await send(at, 'GET', `/v1/jobs/${begun.body.job_id}`, admin)).body
+  await until(async () => ['dead', 'succeeded'].includes((await job()).state))
+  return job()
+}
+
+test('a sweep leaves the store of another database alone', async () => {
+  const { body } = await ann.raw(await photo(31), '?wait=30')
+  const blobs = () => keysUnder(`images/${body.job_id.slice(-2)}/${body.job_id}/`)
+  const before = (await blobs()).length
+  const other = await makeTestApp({ env: { BLOB_URL: `file:${folder}/blobs`, IMAGE_SWEEP_MINUTES_MIN: '0' } })
+  const { state, error } = await sweep(other)
+  assert.equal(state, 'dead')
+  assert.match(error, /another database/)
+  assert.equal((await blobs()).length, before)
+})
+
+test('a sweep leaves what may be about to be an image’s, whatever it is told', async () => {
+  const own = await makeTestApp({ env: { BLOB_URL: `file:${folder}/young` } })
+  const orphan = path.join(folder, 'young/images/aa/01a1fd3d-1b82-71a9-9afe-072467c4efaa')
+  await mkdir(orphan, { recursive: true })
+  await writeFile(path.join(orphan, 'original'), 'x')
+  const { result } = await sweep(own)
+  assert.deepEqual([result.seen, result.swept], [1, 0])
+})
+
+async function makeAdmin(at: TestApp = server) {
   const [username, password] = ['root', 'the password of root']
-  await server.app.identity.createUser({ username, password, role: 'admin' })
-  const { body } = await send(server, 'POST', '/v1/auth/login', {}, { username, password })
+  await at.app.identity.createUser({ username, password, role: 'admin' })
+  const { body } = await send(at, 'POST', '/v1/auth/login', {}, { username, password })
   return { authorization: `Bearer ${body.access_token}` }
 }
 

@@ -84,8 +84,8 @@ export function makeImageQueue(deps: QueueDeps): QueueDefinition {
 
   async function handle(job: ClaimedJob, context: JobContext): Promise<Ending | null> {
     const file = await begins.push({ id: job.id, attempt: job.attempt })
-    // It was deleted, or withdrawn because nobody took it in time.
-    if (!file) return null
+    // It was deleted, or withdrawn because nobody took it in time. An attempt before may have written something.
+    if (!file) return job.attempt > 1 ? deleted : null
     try {
       return await make(deps, file, { job, context })
     } catch (error) {
@@ -109,8 +109,8 @@ export function makeImageQueue(deps: QueueDeps): QueueDefinition {
         return row && end.variants.length > 0 ? [{ owner: row.owner, bytes: bytesOf(end) }] : []
       }),
     )
-    // Its variants were written after it had been erased.
-    const gone = settled.filter((one, index) => !byId.has(one.id) && ends[index]!.status === 'ready')
+    // What was made of it may have been written after it had been erased.
+    const gone = settled.filter(one => !byId.has(one.id) && (one.result !== null || one.state === 'dead'))
     await deps.jobs.add(
       tx,
       gone.map(one => eraseJob({ fileId: one.id, imageId: (one.payload as ImagePayload).image_id })),
@@ -140,6 +140,7 @@ export function makeImageQueue(deps: QueueDeps): QueueDefinition {
 }
 
 const nothingMade = { description: null, variants: [], error: null }
+const deleted: Ending = { ...nothingMade, status: 'failed', error: 'It was deleted.' }
 
 function endingOf(settled: Settled): Ending {
   const result = settled.result as Ending | null

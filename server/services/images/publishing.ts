@@ -12,17 +12,18 @@ export interface Publisher {
 export function makePublisher(folder: string | undefined): Publisher {
   if (folder === undefined) return { publish: async () => {}, erase: async () => {} }
   const nameOf = (imageId: string) => path.join(folder, `${imageId}.jpg`)
+  const draftOf = (imageId: string) => `${nameOf(imageId)}.part`
   return {
     async publish(imageId, source) {
       await mkdir(folder, { recursive: true })
-      const draft = `${nameOf(imageId)}.part`
+      const draft = draftOf(imageId)
       await copyFile(source, draft)
       await sync(draft)
       await rename(draft, nameOf(imageId))
       await sync(folder)
     },
     async erase(imageId) {
-      await rm(nameOf(imageId), { force: true })
+      for (const name of [nameOf(imageId), draftOf(imageId)]) await rm(name, { force: true })
     },
   }
 }

@@ -31,15 +31,17 @@ async function scanByCommand(command: string, path: string, signal: AbortSignal)
   const [program, ...args] = command.split(' ').filter(word => word !== '')
   // No secrets of ours in its environment.
   const env = { PATH: process.env.PATH ?? '' }
-  const child = spawn(program!, args, { env, signal, stdio: ['pipe', 'pipe', 'ignore'] })
-  const ended = once(child, 'close') as Promise<[number | null, string | null]>
-  const answer = readSome(child.stdout)
-  // A scanner that has seen enough may end before it has read everything.
-  await pipeline(createReadStream(path), child.stdin).catch(() => {})
-  const [code, killedBy] = await ended
+  const child = spawn(program!, args, { env, signal, killSignal: 'SIGKILL', stdio: ['pipe', 'pipe', 'ignore'] })
+  // All of them are heard from the start: a scanner that cannot be started, or is stopped, fails each in its turn.
+  const [[code, killedBy], answer] = await Promise.all([
+    once(child, 'close') as Promise<[number | null, string | null]>,
+    readSome(child.stdout),
+    // A scanner that has seen enough may end before it has read everything.
+    pipeline(createReadStream(path), child.stdin).catch(() => {}),
+  ])
   if (code === 0) return
-  if (code === refusedExit) throw new FileRefused(reasonOf(await answer))
-  throw new Error(`The scanner ${program} ended with ${code ?? killedBy}.`)
+  if (code === refusedExit) throw new FileRefused(reasonOf(answer))
+  throw new Error(`The scanner ended with ${code ?? killedBy}.`)
 }
 
 async function scanByUrl(url: string, path: string, signal: AbortSignal) {
@@ -63,7 +65,11 @@ async function readSome(stream: Readable): Promise<string> {
   return text.slice(0, answerBytesMax)
 }
 
+/** Without what no text of a database may hold, and no terminal should be shown. */
 function reasonOf(answer: string): string {
-  const line = answer.split('\n', 1)[0]!.trim()
+  const line = answer
+    .split('\n', 1)[0]!
+    .replace(/[\x00-\x1f\x7f]+/g, ' ')
+    .trim()
   return line === '' ? 'The scanner refused the file.' : line
 }

@@ -71,6 +71,11 @@ export const imagesSettings = {
     { min: 1, max: 8760 },
     'Age in hours at which a blob that belongs to no image is swept away.',
   ),
+  IMAGE_SWEEP_MINUTES_MIN: integer(
+    10,
+    { min: 0, max: 1440 },
+    'Blobs younger than that are left alone, whatever a sweep is told, in minutes: they may be about to be an image’s.',
+  ),
   IMAGE_SCAN_COMMAND: optionalText(
     'A command that is given each file on stdin before it is worked on: 0 lets it pass, 1 refuses it (its first line of output says why), anything else is tried again.',
   ),

@@ -2,12 +2,14 @@
  * The orphan sweep: blobs that belong to nobody, because their upload was cut off, its commit failed, or a process died
  * between writing a blob and saying so. Those younger than an age are left: they may be about to be somebody's.
  */
+import { randomBytes } from 'node:crypto'
+import { text } from 'node:stream/consumers'
 import type { BlobInfo, BlobStore } from '#platform/blobs/types.ts'
 import type { Database, Tx } from '#platform/database/pool.ts'
 import { type IdempotencyKey, idempotently } from '#platform/http/idempotency.ts'
 import { uuidv7 } from '#platform/ids.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
-import type { QueueDefinition } from '#platform/jobs/types.ts'
+import { PermanentFailure, type QueueDefinition } from '#platform/jobs/types.ts'
 import { fileOfKey, originalKey, transformKey, variantKey } from './keys.ts'
 import type { Resumable } from './resumable/resumable.ts'
 import type { ImagesSettings } from './settings.ts'
@@ -33,7 +35,10 @@ export interface Sweeper {
 const sweepQueue = 'images.sweep'
 const pageMax = 1000
 const everyHours = 6
+const minuteMs = 60_000
 const hourMs = 3_600_000
+/** Says whose images lie here. */
+const ownerKey = 'owner'
 
 export function makeSweeper(deps: {
   db: Database
@@ -47,7 +52,9 @@ export function makeSweeper(deps: {
   const { db, blobs, jobs, clock } = deps
 
   async function sweep(hours: number, progress: (swept: Swept) => void, signal: AbortSignal): Promise<Swept> {
-    const before = new Date(clock() - hours * hourMs)
+    const ageMs = Math.max(hours * hourMs, deps.settings.IMAGE_SWEEP_MINUTES_MIN * minuteMs)
+    const before = new Date(clock() - ageMs)
+    await claimStore()
     await deps.resumable.sweep(before)
     const swept: Swept = { seen: 0, swept: 0, unfinished: await blobs.sweepUnfinished(before) }
     for (const prefix of ['images/', 'uploads/'] as const) {
@@ -66,6 +73,18 @@ export function makeSweeper(deps: {
       }
     }
     return swept
+  }
+
+  /** Two databases that share a store would take each other's images for nobody's. */
+  async function claimStore() {
+    const own = (await store.ensureSecret(db, { name: 'store', fresh: randomBytes(16) })).toString('hex')
+    const mark = await blobs.get(ownerKey)
+    if (mark === undefined) return void (await blobs.put(ownerKey, Buffer.from(own)))
+    if ((await text(mark.stream)) === own) return
+    throw new PermanentFailure(
+      `Nothing was swept: ${blobs.description} belongs to the images of another database. Give each its own BLOB_URL, ` +
+        `or delete the blob \`${ownerKey}\` if that database is no more.`,
+    )
   }
 
   return {

@@ -11,6 +11,8 @@ import type { StreamRow } from './types.ts'
 
 export const consumerName = 'consumer'
 const segmentsMax = 64
+/** Between two rounds: within it, batches of a busy stream add up, and share the commit of their counts. */
+const restMs = 100
 const minuteMs = 60_000
 
 export function makeConsumer(deps: { db: Database; streams: Pick<Streams, 'get'> }): ReaderKind {
@@ -18,6 +20,7 @@ export function makeConsumer(deps: { db: Database; streams: Pick<Streams, 'get'>
   return {
     name: consumerName,
     counted: 'last_offset',
+    restMs,
     async step({ streamId, name }) {
       const stream = await streams.get(name)
       // It was deleted and declared anew; the cache will know soon.

@@ -27,6 +27,7 @@ import { makeStores } from './stores.ts'
 import { ensureSecret } from './stream-store.ts'
 import { makeStreams } from './streams.ts'
 import type { RecordLog } from './types.ts'
+import { makeWaking } from './waking.ts'
 
 export { type CourseRecord, generateCourses } from './courses.ts'
 export { type IngestSettings, ingestSettings } from './settings.ts'
@@ -69,10 +70,11 @@ export interface IngestService {
 export async function makeIngestService(deps: IngestDeps): Promise<IngestService> {
   const { db, bus, live, log, metrics, settings, parts, clock = Date.now } = deps
   const streams = makeStreams({ db, bus, settings, clock, onRemoved: name => live.wake([`streams/${name}`]) })
-  const onAppended = (name: string) => {
-    live.wake([`streams/${name}`])
-    bus.publish(appendedChannel, [name])
-  }
+  const waking = makeWaking(names => {
+    live.wake(names.map(name => `streams/${name}`))
+    bus.publish(appendedChannel, names)
+  })
+  const onAppended = waking.appended
   const store = makePostgresLog({
     db,
     metrics,
@@ -139,6 +141,7 @@ export async function makeIngestService(deps: IngestDeps): Promise<IngestService
       await store.idle()
       await readers.stop()
       await stores.stop()
+      waking.stop()
     },
     maintain: () => retain({ db, log, rollupDays: settings.INGEST_ROLLUP_DAYS, clock }),
   }

@@ -11,8 +11,8 @@ export interface Child {
   kill(): void
   /** Resolves when it is no more. */
   readonly ended: Promise<Ended>
-  /** Resolves when it can work, or has ended before it could. */
-  readonly ready: Promise<void>
+  /** Whether it came to work; false when it ended before it could. */
+  readonly ready: Promise<boolean>
 }
 
 export interface Ended {
@@ -56,13 +56,13 @@ export function startChild({ dataBytesMax }: { dataBytesMax: number }): Child {
     // Bytes go as they are.
     serialization: 'advanced',
   })
-  const { promise: ready, resolve: becomeReady } = Promise.withResolvers<void>()
+  const { promise: ready, resolve: becomeReady } = Promise.withResolvers<boolean>()
   const ended = watchEnd(child)
-  ended.then(() => becomeReady())
+  ended.then(() => becomeReady(false))
   let answered: ((answer: Exclude<Answer, { kind: 'ready' }>) => void) | undefined
   child.on('message', message => {
     const answer = message as Answer
-    if (answer.kind === 'ready') becomeReady()
+    if (answer.kind === 'ready') becomeReady(true)
     else answered?.(answer)
   })
 

@@ -230,3 +230,12 @@ test('many large images at once stay within the memory given', async t => {
   assert.equal(most, 1)
   assert.ok(Math.max(...done.map(one => one.peakBytes)) <= weight)
 })
+
+test('where no process can be started no file is to blame', async t => {
+  // More than the shell takes for a limit.
+  const processor = makeTestProcessor(t, { memoryBytes: 1e30 })
+  await assert.rejects(
+    processor.work(toFit(small)),
+    error => !(error instanceof PictureBroken) && /could be started/.test((error as Error).message),
+  )
+})

@@ -81,8 +81,9 @@ export function makeProcessor(options: ProcessorOptions): Processor {
 
   async function run(task: Task) {
     const place = takePlace()
-    await place.child.ready
+    const isReady = await place.child.ready
     task.stopListening()
+    if (!isReady) return refuseStart(task, (await place.child.ended).how)
     const guard = watchOver({ child: place.child, task, timeoutMs })
     guards.add(guard)
     if (graceIsOver) guard.stop(closedError())
@@ -105,6 +106,12 @@ export function makeProcessor(options: ProcessorOptions): Processor {
     }
     if (closed) return task.settle.reject(closedError())
     enqueue(task)
+  }
+
+  /** Too many processes, no memory for another: nothing that a file could do. */
+  function refuseStart(task: Task, how: string) {
+    log.warn({ how }, 'a process that decodes could not be started')
+    task.settle.reject(new Error('No process that decodes could be started.'))
   }
 
   function takePlace(): Place {

@@ -8,6 +8,7 @@ import type { HttpApp } from '#platform/http/server.ts'
 import { isKnown, rangeOf } from './conditions.ts'
 import { cacheControl, contentDisposition, mediaType, resourcePolicy } from './headers.ts'
 import type { Content, Picture, Serving } from './serving.ts'
+import { endWhenStalled } from './stalled.ts'
 
 const wordMax = 200
 const linkSecondsMax = 604_800
@@ -131,5 +132,6 @@ function answer(reply: FastifyReply, picture: Picture, { format, etag, bytes, ra
     'cross-origin-resource-policy': resourcePolicy(picture.grant),
     'x-content-type-options': 'nosniff',
   })
+  endWhenStalled(reply)
   return reply.send(body)
 }
