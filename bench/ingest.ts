@@ -31,7 +31,7 @@ const seconds = 3
 const streamed = 200_000
 const burst = 1_000_000
 const storedCount = 50_000_000
-const storedDays = 30
+const storedDays = 2
 const queries = 200
 const lagMs = 10_000
 
@@ -46,12 +46,16 @@ export async function benchIngest() {
     await benchLag(server, sender)
     await server.close()
   })
+  await sender.close()
+  await benchStored()
+}
+
+export async function benchStored() {
   await withPostgres(async url => {
     const server = await makeServer(url)
     await benchCounts(server)
     await server.close()
   })
-  await sender.close()
 }
 
 async function benchRates(given: { url: string; server: IngestServer; sender: Sender }) {
@@ -121,12 +125,15 @@ async function settled({ port, db }: IngestServer) {
   const { rows } = await db.query<{ last_offset: number }>(
     `select h.last_offset from ingest.heads h join ingest.streams s on s.id = h.stream_id where s.name = 'courses'`,
   )
-  while ((await countOf(port, '')).total < rows[0]!.last_offset) await new Promise(resolve => setTimeout(resolve, 10))
+  // While much is not merged yet there is no total.
+  while (!((await countOf(port, '')).total! >= rows[0]!.last_offset)) {
+    await new Promise(resolve => setTimeout(resolve, 10))
+  }
 }
 
-async function countOf(port: number, query: string): Promise<{ total: number; rows: unknown[] }> {
+async function countOf(port: number, query: string): Promise<{ total?: number; rows: unknown[] }> {
   const answer = await fetch(`http://127.0.0.1:${port}/v1/streams/courses/counts?${query}`)
-  return (await answer.json()) as { total: number; rows: unknown[] }
+  return (await answer.json()) as { total?: number; rows: unknown[] }
 }
 
 async function benchLag(server: IngestServer, sender: Sender) {
@@ -142,7 +149,7 @@ async function benchLag(server: IngestServer, sender: Sender) {
   printBound('after the last was accepted', figureOf(times), 'ms', lagMs)
 }
 
-/** Counts over a month of fifty million records, as they would have come: even over time, by both routes. */
+/** Counts of fifty million records of two days, as they would have come: even over time, by both routes. */
 async function benchCounts(server: IngestServer) {
   await fill(server)
   const day = new Date(Date.now() - 86_400_000).toISOString()
@@ -179,7 +186,7 @@ async function timeQueries({ port }: IngestServer, query: string): Promise<Sampl
 const minuteMs = 60_000
 const batchRecords = 2000
 
-/** Appended as the front does it, with a clock that runs through the month; merged by the server meanwhile. */
+/** Appended as the front does it, with a clock that runs through them; merged by the server meanwhile. */
 async function fill(server: IngestServer) {
   const { db } = server
   const stream = (await findStream(db, 'courses'))!
