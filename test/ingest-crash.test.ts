@@ -13,6 +13,7 @@ import { makeUser, send } from './support/http.ts'
 import { kafkaIsMissing, makeTestKafka } from './support/kafka.ts'
 import { makeTestMongo, mongoIsMissing } from './support/mongo.ts'
 import { makeTestRedis, redisIsMissing } from './support/redis.ts'
+import { freePort } from './support/servers.ts'
 import { until } from './support/until.ts'
 
 const writers = 6
@@ -142,11 +143,6 @@ async function makeAdmin(capstan: Capstan): Promise<Sender> {
   assert.equal(made.code, 0, made.output)
   const { body } = await send(capstan, 'POST', '/v1/auth/login', {}, { username: name, password })
   return senderOf(capstan, { authorization: `Bearer ${body.access_token}` })
-}
-
-async function freePort(): Promise<number> {
-  const { freePort: find } = await import('./support/servers.ts')
-  return find()
 }
 
 /** The store holds each acknowledged record once, and none twice. Answers how many of each kind. */

@@ -1,8 +1,8 @@
 /** Who sends messages: a thread of the benchmark's process, over 128 requests at once or one pipelined WebSocket. */
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { makeHttpClient } from '../support/http-client.ts'
 import { connectLive } from '../support/live-client.ts'
 import { latencyOf } from '../support/measure.ts'
+import { makeLoadThread } from '../support/thread.ts'
 
 export interface Load {
   port: number
@@ -85,25 +85,6 @@ async function sendOverSocket({ port, chatIds, milliseconds }: Load): Promise<Lo
   return { sent: answered - refused, refused }
 }
 
-if (!isMainThread && workerData?.isChatLoad) {
-  parentPort!.on('message', async (load: Load) =>
-    parentPort!.postMessage(await (load.target === 'socket' ? sendOverSocket(load) : sendRequests(load))),
-  )
-}
-
-export function makeSender() {
-  const worker = new Worker(new URL(import.meta.url), { workerData: { isChatLoad: true } })
-  return {
-    send(load: Load): Promise<LoadResult> {
-      return new Promise((resolve, reject) => {
-        worker.once('error', reject)
-        worker.once('message', (result: LoadResult) => {
-          worker.off('error', reject)
-          resolve(result)
-        })
-        worker.postMessage(load)
-      })
-    },
-    close: () => worker.terminate(),
-  }
-}
+export const makeSender = makeLoadThread<Load, LoadResult>(import.meta.url, load =>
+  load.target === 'socket' ? sendOverSocket(load) : sendRequests(load),
+)

@@ -1,12 +1,12 @@
 /** Who sends records: a thread of the benchmark's process. */
 import { request } from 'node:http'
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { createClient } from '@connectrpc/connect'
 import { createGrpcTransport } from '@connectrpc/connect-node'
 import { Ingest } from '../../server/proto/capstan/ingest/v1/ingest_pb.js'
 import { generateCourses } from '../../server/services/ingest/courses.ts'
 import { makeHttpClient } from '../support/http-client.ts'
 import { latencyOf } from '../support/measure.ts'
+import { makeLoadThread } from '../support/thread.ts'
 
 export interface Load {
   port: number
@@ -96,25 +96,6 @@ async function sendCalls(port: number, records: number): Promise<number> {
   return Number(taken)
 }
 
-if (!isMainThread && workerData?.isIngestLoad) {
-  parentPort!.on('message', async (load: Load) =>
-    parentPort!.postMessage(await (load.target.startsWith('/') ? sendRequests(load) : sendStreams(load))),
-  )
-}
-
-export function makeSender() {
-  const worker = new Worker(new URL(import.meta.url), { workerData: { isIngestLoad: true } })
-  return {
-    send(load: Load): Promise<LoadResult> {
-      return new Promise((resolve, reject) => {
-        worker.once('error', reject)
-        worker.once('message', (result: LoadResult) => {
-          worker.off('error', reject)
-          resolve(result)
-        })
-        worker.postMessage(load)
-      })
-    },
-    close: () => worker.terminate(),
-  }
-}
+export const makeSender = makeLoadThread<Load, LoadResult>(import.meta.url, load =>
+  load.target.startsWith('/') ? sendRequests(load) : sendStreams(load),
+)

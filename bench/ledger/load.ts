@@ -3,12 +3,12 @@
  * machine.
  */
 import { randomUUID } from 'node:crypto'
-import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads'
 import { createClient } from '@connectrpc/connect'
 import { createGrpcTransport } from '@connectrpc/connect-node'
 import { Ledger } from '../../server/proto/capstan/ledger/v1/ledger_pb.js'
 import { makeHttpClient } from '../support/http-client.ts'
 import { latencyOf } from '../support/measure.ts'
+import { makeLoadThread } from '../support/thread.ts'
 
 export interface Choice {
   name: string
@@ -147,23 +147,4 @@ function writeBody(pick: Picker, lines: number): string {
   return lines === 0 ? line() : `{"transfers":[${Array.from({ length: lines }, line).join(',')}]}`
 }
 
-if (!isMainThread && workerData?.isLedgerLoad) {
-  parentPort!.on('message', async (load: Load) => parentPort!.postMessage(await sendLoad(load)))
-}
-
-export function makeSender() {
-  const worker = new Worker(new URL(import.meta.url), { workerData: { isLedgerLoad: true } })
-  return {
-    send(load: Load): Promise<LoadResult> {
-      return new Promise((resolve, reject) => {
-        worker.once('error', reject)
-        worker.once('message', (result: LoadResult) => {
-          worker.off('error', reject)
-          resolve(result)
-        })
-        worker.postMessage(load)
-      })
-    },
-    close: () => worker.terminate(),
-  }
-}
+export const makeSender = makeLoadThread<Load, LoadResult>(import.meta.url, sendLoad)

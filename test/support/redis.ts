@@ -2,10 +2,10 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { atEnd } from './at-end.ts'
+import { freePort } from './servers.ts'
 
 /** Why tests that need one are skipped; false where there is one. */
 export const redisIsMissing: string | false = findRedis() ? false : 'there is no redis-server on PATH'
@@ -44,15 +44,6 @@ function findRedis(): string | undefined {
   } catch {
     return undefined
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as { port: number }
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 async function startRedis(port: number, folder: string): Promise<ChildProcess> {

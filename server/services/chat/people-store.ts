@@ -1,5 +1,5 @@
 /** The statements about people. */
-import { toArray, toTextArray } from '#platform/database/arrays.ts'
+import { toTextArray } from '#platform/database/arrays.ts'
 import type { Queryable } from '#platform/database/pool.ts'
 
 export interface PersonRow {
@@ -69,15 +69,6 @@ export async function insertNames(db: Queryable, names: readonly string[]) {
 /** As names are compared: here, as PostgreSQL's own `lower` depends on the locale of the database. */
 export function lower(name: string): string {
   return name.toLowerCase()
-}
-
-/** The user ids of people, null of those who have none. */
-export async function findUserIds(db: Queryable, ids: readonly number[]): Promise<Map<number, string | null>> {
-  const { rows } = await db.query<{ id: number; user_id: string | null }>(
-    `select id, user_id from chat.people where id = any($1::bigint[])`,
-    [toArray(ids)],
-  )
-  return new Map(rows.map(row => [row.id, row.user_id]))
 }
 
 export async function insertBlock(db: Queryable, block: { blockerId: number; blockedId: number; at: Date }) {

@@ -23,7 +23,7 @@ const uploadTransform: FixedTransform = {
   format: 'jpeg',
 }
 /** The name of the old contract's variant. An image that is small enough is its own. */
-export const uploadVariant = 'upload'
+const uploadVariant = 'upload'
 
 export function makePlanner(settings: ImagesSettings, publisher: Publisher): Planner {
   const presets = [...parsePresets(settings.IMAGE_PRESETS)]

@@ -79,10 +79,8 @@ export async function insertFiles(tx: Tx, files: readonly NewFile[]): Promise<Se
 
 /** Finds files by owner and hash, and keeps them from being deleted until the transaction ends. */
 export async function lockEqualFiles(tx: Tx, files: readonly { owner: string | null; sha256: Buffer }[]) {
-  const { rows } = await tx.query<FileRow>(
-    `select f.id, f.owner, f.profile, f.sha256, f.bytes, f.facts, f.status, f.attempt, f.description, f.variants, f.error,
-            f.created_at, f.ended_at
-     from images.files f
+  const { rows } = await tx.query<Pick<FileRow, 'id' | 'owner' | 'sha256'>>(
+    `select f.id, f.owner, f.sha256 from images.files f
      where (f.owner, f.sha256) in (select * from unnest($1::text[], $2::bytea[])) and f.shared
      order by f.id for key share`,
     [files.map(file => file.owner), files.map(file => file.sha256)],
@@ -136,21 +134,6 @@ export async function findImage(db: Queryable, id: string): Promise<ImageRow | u
   const { rows } = await db.query<ImageRow>(
     `select ${imageColumns} from images.images i join images.files f on f.id = i.file_id where i.id = $1`,
     [id],
-  )
-  return rows[0]
-}
-
-/** The same, with the bytes of a kept transform of that name. */
-export async function findImageAndTransform(
-  db: Queryable,
-  given: { id: string; name: string },
-): Promise<(ImageRow & { kept_bytes: number | null }) | undefined> {
-  const { rows } = await db.query<ImageRow & { kept_bytes: number | null }>(
-    `select ${imageColumns}, t.bytes as kept_bytes
-     from images.images i join images.files f on f.id = i.file_id
-     left join images.transforms t on t.file_id = f.id and t.name = $2
-     where i.id = $1`,
-    [given.id, given.name],
   )
   return rows[0]
 }

@@ -9,7 +9,7 @@ import { listSegmentsOfRoute, type SegmentRow } from './segment-store.ts'
 import type { Streams } from './streams.ts'
 import type { StreamRow } from './types.ts'
 
-export const consumerName = 'consumer'
+const consumerName = 'consumer'
 const segmentsMax = 64
 /** Between two rounds: within it, batches of a busy stream add up, and share the commit of their counts. */
 const restMs = 100
@@ -52,7 +52,7 @@ export function makeConsumer(deps: { db: Database; streams: Pick<Streams, 'get'>
 }
 
 /** What segments of route A add to the counts, by the minute in which they came. */
-export function countByMinute(stream: Pick<StreamRow, 'dimensions'>, segments: readonly SegmentRow[]): NewDelta[] {
+function countByMinute(stream: Pick<StreamRow, 'dimensions'>, segments: readonly SegmentRow[]): NewDelta[] {
   const minutes = new Map<number, Map<string, number>>()
   for (const { at, lines } of segments) {
     const minute = Math.floor(at.getTime() / minuteMs) * minuteMs

@@ -337,14 +337,12 @@ test('a request whose answer was lost is not made again', { skip }, async () => 
   await makeLog().append(stream, first)
   const log = makeLog({
     producer: {
-      // biome-ignore lint/suspicious/noExplicitAny: the library's type has two shapes.
-      async send(...given: any[]) {
+      async send(...given: Parameters<typeof real.send>) {
         await real.send(given[0])
         throw new NetworkError('Connection closed')
       },
-      // biome-ignore lint/suspicious/noExplicitAny: the same.
-      close: (() => real.close()) as any,
-    } as NonNullable<KafkaLogDeps['producer']>,
+      close: () => real.close(),
+    } as unknown as NonNullable<KafkaLogDeps['producer']>,
   })
   await assert.rejects(log.append(stream, second), { code: 'route_unavailable' })
   const consumer = makeConsumer()

@@ -7,7 +7,7 @@ import { lockCursor, moveCursor } from './cursor-store.ts'
 import { type DeltaRow, deleteDeltas, listDeltas } from './delta-store.ts'
 import type { ReaderKind } from './readers.ts'
 import { otherValue } from './record.ts'
-import { addCounts, type Grain, grains, insertKeys, listKeys, type RollupRow } from './rollup-store.ts'
+import { addCounts, grains, insertKeys, listKeys, type RollupRow } from './rollup-store.ts'
 
 export const mergerName = 'merge'
 /** A relay of counts to another store has its own cursor over the deltas. */
@@ -179,5 +179,3 @@ function makeKnownKeys() {
     },
   }
 }
-
-export type { Grain }

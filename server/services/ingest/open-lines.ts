@@ -87,7 +87,7 @@ function closeSoon(response: ServerResponse) {
 }
 
 /** A body that can be ended from outside: it throws behind what was read of it. */
-export function makeEndable(body: AsyncIterable<Buffer>): AsyncIterable<Buffer> & { end(error: Error): void } {
+function makeEndable(body: AsyncIterable<Buffer>): AsyncIterable<Buffer> & { end(error: Error): void } {
   const chunks = body[Symbol.asyncIterator]()
   let ended: Error | undefined
   // Of the chunk that is waited for: a promise that lasts as long as the body would gather what waits for it.

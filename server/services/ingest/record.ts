@@ -15,7 +15,7 @@ export const depthMax = 32
 /** Longer values are counted under one name. */
 const valueCharsMax = 100
 /** What a value is counted as that is missing or null. */
-export const noValue = ''
+const noValue = ''
 /** What values are counted as that are too long, or too many. */
 export const otherValue = '(other)'
 

@@ -4,7 +4,7 @@
  */
 import type { Bus } from '#platform/bus.ts'
 import type { Database } from '#platform/database/pool.ts'
-import { assertScope, type Caller } from '#platform/http/guard.ts'
+import type { Caller } from '#platform/http/guard.ts'
 import { coursesDeclaration, coursesName } from './courses.ts'
 import { errors } from './errors.ts'
 import type { RecordRules } from './record.ts'
@@ -38,7 +38,7 @@ const channel = 'ingest:streams'
 const freshMs = 5000
 const cachedMax = 1000
 const dimensionsMax = 4
-export const namePattern = /^[a-z][a-z0-9_-]{0,63}$/
+const namePattern = /^[a-z][a-z0-9_-]{0,63}$/
 
 export function makeStreams(deps: {
   db: Database
@@ -127,9 +127,4 @@ function checkDeclaration(name: string, { schema, dimensions, weights }: Declara
   }
   const { a, b } = weights
   if (!Number.isInteger(a) || !Number.isInteger(b) || a < 0 || b < 0 || a + b !== 100) throw errors.badWeights()
-}
-
-/** The scope an API key needs, whatever carries the call. */
-export function assertReads(caller: Caller) {
-  assertScope(caller, 'streams:read')
 }
