@@ -1,5 +1,6 @@
 /** What hostile or broken senders send as an image, each file made by code. */
 import { deflateRawSync, deflateSync, gzipSync } from 'node:zlib'
+import { makeRandom } from '#platform/random.ts'
 import { animations, broken, laden, odd, tiles } from './hostile-contents.ts'
 import {
   avif,
@@ -29,7 +30,6 @@ import {
   webpOf,
   withSegments,
 } from './picture-parts.ts'
-import { makeRandom } from './pictures.ts'
 
 export type { HostilePicture } from './hostile-samples.ts'
 

@@ -1,5 +1,6 @@
 /** Pictures made by code, always the same ones: for tests, benchmarks, the demo and the load tool. */
 import sharp from 'sharp'
+import { makeRandom } from '#platform/random.ts'
 
 export interface PictureAsked {
   width: number
@@ -120,17 +121,6 @@ function makeNoise(cells: number[], random: () => number): (u: number, v: number
       sum += strength * (above + (below - above) * down)
     }
     return sum / total
-  }
-}
-
-/** Numbers from 0 up to 1, always the same of a seed: mulberry32. */
-export function makeRandom(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
   }
 }
 

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { makeRandom } from '#platform/random.ts'
 import { makeTestDatabase } from '../../../test/support/database.ts'
 import { addUser, eventually, makeDeafBus, makeInstance, makeTestSource, seqs, TestClient, upTo } from './test-kit.ts'
 
@@ -19,13 +20,6 @@ async function readWithDrops(hosts: string[], topic: string, total: number, rand
     await client.drop()
   }
   return seen
-}
-
-function makeRandom(seed: number) {
-  return () => {
-    seed = (Math.imul(seed, 1_664_525) + 1_013_904_223) >>> 0
-    return seed / 2 ** 32
-  }
 }
 
 test('a reader who comes back at any position gets exactly the rest', async () => {

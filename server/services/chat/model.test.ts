@@ -4,22 +4,12 @@ import { once } from 'node:events'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { TestClient } from '#platform/live/test-kit.ts'
+import { makeRandom } from '#platform/random.ts'
 import { until } from '../../../test/support/until.ts'
 import { makeTestChat, type TestProcess, type TestUser } from './test-support.ts'
 
 const chat = await makeTestChat({ pollMs: 300 })
 const processes: TestProcess[] = [chat, await chat.another({ pollMs: 300 })]
-
-/** Numbers from 0 to 1 that are the same for the same seed (mulberry32). */
-function makeRandom(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4294967296
-  }
-}
 
 const seed = Number(process.env.CHAT_MODEL_SEED ?? Date.now() % 1_000_000)
 const seconds = Number(process.env.CHAT_MODEL_SECONDS ?? 5)

@@ -364,13 +364,3 @@ export async function insertTransforms(
   addUsage(tx, rows)
   return rows
 }
-
-/** The secret of that name, made by whoever asks first. */
-export async function ensureSecret(db: Queryable, given: { name: string; fresh: Buffer }): Promise<Buffer> {
-  await db.query(`insert into images.secrets (name, value) values ($1, $2) on conflict do nothing`, [
-    given.name,
-    given.fresh,
-  ])
-  const { rows } = await db.query<{ value: Buffer }>(`select value from images.secrets where name = $1`, [given.name])
-  return rows[0]!.value
-}

@@ -2,10 +2,10 @@
  * The orphan sweep: blobs that belong to nobody, because their upload was cut off, its commit failed, or a process died
  * between writing a blob and saying so. Those younger than an age are left: they may be about to be somebody's.
  */
-import { randomBytes } from 'node:crypto'
 import { text } from 'node:stream/consumers'
 import type { BlobInfo, BlobStore } from '#platform/blobs/types.ts'
 import type { Database, Tx } from '#platform/database/pool.ts'
+import { ensureSecret } from '#platform/database/secrets.ts'
 import { type IdempotencyKey, idempotently } from '#platform/http/idempotency.ts'
 import { uuidv7 } from '#platform/ids.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
@@ -77,7 +77,7 @@ export function makeSweeper(deps: {
 
   /** Two databases that share a store would take each other's images for nobody's. */
   async function claimStore() {
-    const own = (await store.ensureSecret(db, { name: 'store', fresh: randomBytes(16) })).toString('hex')
+    const own = (await ensureSecret(db, { name: 'images.store', bytes: 16 })).toString('hex')
     const mark = await blobs.get(ownerKey)
     if (mark === undefined) return void (await blobs.put(ownerKey, Buffer.from(own)))
     if ((await text(mark.stream)) === own) return

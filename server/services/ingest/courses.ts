@@ -1,4 +1,5 @@
 /** The stream of the old course pipeline, which is there from the start. */
+import { makeRandom } from '#platform/random.ts'
 import type { Declaration } from './types.ts'
 
 export const coursesName = 'courses'
@@ -51,21 +52,10 @@ const faculties = [
 
 /** As many records as asked for, the same ones for the same seed. */
 export function* generateCourses(given: { count: number; seed: number }): Generator<CourseRecord> {
-  const random = mulberry32(given.seed)
+  const random = makeRandom(given.seed)
   const pick = <T>(items: readonly T[]): T => items[Math.floor(random() * items.length)]!
   for (let index = 0; index < given.count; index++) {
     const { facultad, carreras, cursos } = pick(faculties)
     yield { curso: pick<string>(cursos), facultad, carrera: pick<string>(carreras), region: pick(regions) }
-  }
-}
-
-/** Tommy Ettinger's Mulberry32: numbers from 0 up to 1, the same ones for the same seed. */
-function mulberry32(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
   }
 }

@@ -1,7 +1,7 @@
-import { randomBytes } from 'node:crypto'
 import type { Redis } from 'ioredis'
 import type { Bus } from '#platform/bus.ts'
 import type { Database } from '#platform/database/pool.ts'
+import { ensureSecret } from '#platform/database/secrets.ts'
 import type { OpenRoutes } from '#platform/http/open-routes.ts'
 import type { HttpApp } from '#platform/http/server.ts'
 import type { Live } from '#platform/live/live.ts'
@@ -24,7 +24,6 @@ import { addRoutes } from './routes.ts'
 import { addIngestRpc } from './rpc.ts'
 import type { IngestSettings } from './settings.ts'
 import { makeStores } from './stores.ts'
-import { ensureSecret } from './stream-store.ts'
 import { makeStreams } from './streams.ts'
 import type { RecordLog } from './types.ts'
 import { makeWaking } from './waking.ts'
@@ -82,7 +81,7 @@ export async function makeIngestService(deps: IngestDeps): Promise<IngestService
     waitingMax: settings.INGEST_WAITING_MAX,
     clock,
   })
-  const key = (await ensureSecret(db, { name: 'relay', fresh: randomBytes(32) })).toString('hex')
+  const key = (await ensureSecret(db, { name: 'ingest.relay', bytes: 32 })).toString('hex')
   const relay =
     parts.front && settings.INGEST_RPC_URL !== undefined
       ? makeRelay({ url: settings.INGEST_RPC_URL, key, waitingMax: settings.INGEST_WAITING_MAX, log })

@@ -114,13 +114,3 @@ export async function findHeads(db: Queryable, names: readonly string[]): Promis
   )
   return new Map(rows.map(row => [row.name, row.last_offset]))
 }
-
-/** The secret of that name, made by whoever asks first. */
-export async function ensureSecret(db: Queryable, given: { name: string; fresh: Buffer }): Promise<Buffer> {
-  await db.query(`insert into ingest.secrets (name, value) values ($1, $2) on conflict do nothing`, [
-    given.name,
-    given.fresh,
-  ])
-  const { rows } = await db.query<{ value: Buffer }>(`select value from ingest.secrets where name = $1`, [given.name])
-  return rows[0]!.value
-}

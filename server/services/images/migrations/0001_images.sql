@@ -62,15 +62,8 @@ create table images.usage (
   bytes bigint not null
 ) with (fillfactor = 50);
 
--- Keys that the platform made for itself: signs links.
-create table images.secrets (
-  name text primary key,
-  value bytea not null
-);
-
 -- Down Migration
 
-drop table images.secrets;
 drop table images.usage;
 drop table images.transforms;
 drop table images.events;

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { isAppError } from '#platform/errors.ts'
+import { makeRandom } from '#platform/random.ts'
 import { gridOf, pngChunk, pngOf } from '../../../../test/support/picture-parts.ts'
-import { makePicture, makeRandom } from '../../../../test/support/pictures.ts'
+import { makePicture } from '../../../../test/support/pictures.ts'
 import { inputFormats } from '../types.ts'
 import { makeProbe } from './probe.ts'
 

@@ -1,7 +1,7 @@
 /** Signed links: whoever has one sees one transform of one image until it expires, and nobody has to log in. */
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
+import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { Database } from '#platform/database/pool.ts'
-import { ensureSecret } from '../store.ts'
+import { ensureSecret } from '#platform/database/secrets.ts'
 import { errors } from './errors.ts'
 
 /** What is signed. */
@@ -28,7 +28,7 @@ export interface Links {
   check(signed: Signed): Promise<number>
 }
 
-const secretName = 'links'
+const secretName = 'images.links'
 const secretBytes = 32
 
 export function makeLinks({ db, clock }: { db: Database; clock: () => number }): Links {
@@ -36,7 +36,7 @@ export function makeLinks({ db, clock }: { db: Database; clock: () => number }):
 
   /** One key for all processes of a database. */
   function getSecret(): Promise<Buffer> {
-    secret ??= ensureSecret(db, { name: secretName, fresh: randomBytes(secretBytes) }).catch(error => {
+    secret ??= ensureSecret(db, { name: secretName, bytes: secretBytes }).catch(error => {
       secret = undefined
       throw error
     })

@@ -148,15 +148,8 @@ create table ingest.kafka_consumers (
   held_until timestamptz not null
 );
 
--- Keys that the processes share.
-create table ingest.secrets (
-  name text primary key,
-  value bytea not null
-);
-
 -- Down Migration
 
-drop table ingest.secrets;
 drop table ingest.kafka_consumers;
 drop table ingest.kafka_offsets;
 drop table ingest.cursors;
