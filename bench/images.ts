@@ -32,12 +32,14 @@ import { peakWhile, treeBytes } from './support/memory.ts'
 import { withCapstan, withFolder } from './support/servers.ts'
 
 const rounds = 5
+/** Whose memory is looked at is not timed: looking holds it up. */
+const memoryRounds = 2
 const atOnce = 4
 const mib = 1024 * 1024
 const sizes = [
-  { name: '2 megapixels', width: 1732, height: 1155, distinct: 8, count: 48 },
-  { name: '12 megapixels', width: 4243, height: 2828, distinct: 4, count: 16 },
-  { name: '24 megapixels', width: 6000, height: 4000, distinct: 4, count: 8 },
+  { name: '2 megapixels', width: 1732, height: 1155, distinct: 16, count: 64 },
+  { name: '12 megapixels', width: 4243, height: 2828, distinct: 8, count: 32 },
+  { name: '24 megapixels', width: 6000, height: 4000, distinct: 6, count: 24 },
 ] as const
 const formats = ['jpeg', 'png', 'webp'] as const
 /** The first quality; every pass takes the next one, so that nothing is asked for twice. */
@@ -88,36 +90,45 @@ async function benchOne(given: {
   const { contestants, format, size } = given
   const pictures = await makePictures(given)
   let quality = qualityFrom
-  const measure = (contestant: Contestant) => async () => {
-    // Each pass asks for what nobody has asked for; all contestants make the same.
+  const pass = async (contestant: Contestant): Promise<Sample> => {
     const fits = Array.from({ length: size.count / size.distinct }, (_, n) => fitOf(quality + n))
-    const look = () => (contestant.pid === undefined ? 0 : treeBytes(contestant.pid, apart))
     const times: number[] = []
-    const { result: throughput, peak } = await peakWhile(look, () =>
-      rate(size.count, atOnce, async n => {
-        const begun = performance.now()
-        await contestant.make(pictures[n % size.distinct]!, fits[Math.floor(n / size.distinct)]!)
-        times.push(performance.now() - begun)
-      }),
-    )
-    return { throughput, p99: latencyOf(times).p99, peak: peak / mib }
+    const throughput = await rate(size.count, atOnce, async n => {
+      const begun = performance.now()
+      await contestant.make(pictures[n % size.distinct]!, fits[Math.floor(n / size.distinct)]!)
+      times.push(performance.now() - begun)
+    })
+    return { throughput, p99: latencyOf(times).p99 }
+  }
+  const memoryOf = async (contestant: Contestant): Promise<Sample> => {
+    const { pid } = contestant
+    const look = () => (pid === undefined ? 0 : treeBytes(pid, apart))
+    return { peak: (await peakWhile(look, () => pass(contestant))).peak / mib }
   }
   const last = Object.keys(contestants).at(-1)
-  const runs = Object.fromEntries(
-    Object.entries(contestants).map(([name, contestant]) => [
-      name,
-      async (): Promise<Sample> => {
-        const sample = await measure(contestant)()
-        if (name === last) quality += size.count / size.distinct
-        return sample
-      },
-    ]),
-  )
-  const results = await interleave(runs, rounds)
-  printFit(`Images: ${format}, ${size.name}, fit to 512×512 over HTTP, ${atOnce} at once`, results)
+  const each = (measure: typeof pass) =>
+    Object.fromEntries(
+      Object.entries(contestants).map(([name, contestant]) => [
+        name,
+        async () => {
+          const sample = await measure(contestant)
+          // Each pass asks for what nobody has asked for; all contestants make the same.
+          if (name === last) quality += size.count / size.distinct
+          return sample
+        },
+      ]),
+    )
+  const speeds = await interleave(each(pass), rounds)
+  const memory = await interleave(each(memoryOf), memoryRounds)
+  printFit(`Images: ${format}, ${size.name}, fit to 512×512 over HTTP, ${atOnce} at once`, speeds, memory)
 }
 
-function printFit(title: string, { capstan, sharp, vipsthumbnail }: Record<string, Record<string, Figure>>) {
+type Results = Record<string, Record<string, Figure>>
+
+function printFit(title: string, speeds: Results, memory: Results) {
+  const [capstan, sharp, vipsthumbnail] = ['capstan', 'sharp', 'vipsthumbnail'].map(
+    name => speeds[name] && { ...speeds[name], ...memory[name] },
+  )
   const line = (
     what: string,
     figure: string,

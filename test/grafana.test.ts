@@ -214,7 +214,7 @@ test('no panel reads a table as a whole', async () => {
 })
 
 test('the role sees counts and neither records nor users', async () => {
-  for (const table of ['ingest.segments', 'ingest.records', 'ingest.deltas', 'ingest.secrets', 'identity.users']) {
+  for (const table of ['ingest.segments', 'ingest.records', 'ingest.deltas', 'platform.secrets', 'identity.users']) {
     await assert.rejects(grafana.query(`select * from ${table}`), /permission denied/, table)
   }
   await assert.rejects(grafana.query(`delete from ingest.rollups`), /permission denied|read-only/)

@@ -197,6 +197,7 @@ test('with Kafka, MongoDB and Redis every store has the same, whichever is kille
   const [kafka, mongo, redis] = await Promise.all([makeTestKafka(), makeTestMongo(), makeTestRedis()])
   const env = { KAFKA_BROKERS: kafka.brokers, MONGODB_URL: mongo.url, REDIS_URL: redis.url }
   const stores = Object.entries({ kafka, mongo, redis }).map(([name, { kill, start }]) => ({ name, kill, start }))
+  await makeCollection(mongo.url)
   const { dataDir, api, admin, scene } = await runScene({ env, stores, seed })
   await untilStill(admin, scene)
   const stored = await checkStore(admin, scene)
@@ -211,6 +212,13 @@ test('with Kafka, MongoDB and Redis every store has the same, whichever is kille
   t.diagnostic(`${scene.acknowledged.size} acknowledged, ${scene.unknown} without an answer`)
   await stopAll(api)
 })
+
+/** FerretDB that is killed while it makes a collection cannot make it any more. */
+async function makeCollection(url: string) {
+  const client = new MongoClient(url)
+  await client.db().createCollection(streamName)
+  await client.close()
+}
 
 async function checkMongo(url: string, total: number, stored: Map<string, number>) {
   const client = new MongoClient(url)

@@ -1,6 +1,7 @@
 /** Those who make a picture fit into 512×512, each told in its own way. */
 import { type ChildProcess, fork, spawn } from 'node:child_process'
 import path from 'node:path'
+import { type HttpClient, makeHttpClient } from '../support/http-client.ts'
 import type { Fit } from './shape.ts'
 
 export interface Picture {
@@ -20,15 +21,19 @@ export interface Contestant {
 
 export function makeCapstanContestant({ url, token, pid }: { url: string; token: string; pid: number }): Contestant {
   const headers = { authorization: `Bearer ${token}` }
+  const idle: HttpClient[] = []
   return {
     pid,
     async make({ id }, { width, height, quality }) {
       const word = `width=${width},height=${height},format=jpeg,quality=${quality}`
-      const answer = await fetch(`${url}/v1/images/${id}/${word}`, { headers })
-      if (answer.status !== 200) throw new Error(`Capstan answered ${answer.status}: ${await answer.text()}`)
-      return (await answer.arrayBuffer()).byteLength
+      const client = idle.pop() ?? (await makeHttpClient(Number(new URL(url).port)))
+      const bytes = await client.get(`/v1/images/${id}/${word}`, headers)
+      idle.push(client)
+      return bytes
     },
-    close() {},
+    close() {
+      for (const client of idle) client.close()
+    },
   }
 }
 

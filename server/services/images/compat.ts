@@ -25,6 +25,7 @@ export interface CompatDeps {
 const jpegBytesMax = 8192 * 1024
 /** A worker takes the job in this time, or nothing was accepted. */
 const takenMs = 100
+const profile = 'upload'
 
 /** @param app whose bodies are left alone, see `leaveBodies` */
 export function addCompatRoutes(app: HttpApp, deps: CompatDeps) {
@@ -46,7 +47,7 @@ export function addCompatRoutes(app: HttpApp, deps: CompatDeps) {
       const accepted = await images.accept({
         received: form.received,
         owner: caller,
-        profile: 'upload',
+        profile,
         id: randomUUID(),
         name: form.name,
         visibility: 'private',
@@ -78,7 +79,7 @@ async function receiveJpeg(request: FastifyRequest, { receiver, settings }: Comp
     part: filePart,
     fields: [],
     pace: settings,
-    onFile: source => receiver.receive({ source, bytesMax: jpegBytesMax, bytesAtMost: bytesKnown }),
+    onFile: source => receiver.receive({ source, profile, bytesMax: jpegBytesMax, bytesAtMost: bytesKnown }),
   })
   if (received.facts.format === 'jpeg') return { received, name: cleanName(fileName) }
   await receiver.discard(received)

@@ -29,7 +29,7 @@ export const errors = {
     new AppError({
       code: 'image_too_heavy',
       status: 422,
-      message: `Decoding this image takes ${neededBytes} bytes of memory; at most ${limitBytes} are given here. Send it smaller, or not progressive.`,
+      message: `Working on this image takes ${neededBytes} bytes of memory; at most ${limitBytes} are given here. Send it smaller, or not progressive.`,
       details: { needed_bytes: neededBytes, limit_bytes: limitBytes },
     }),
   bodyTooSlow: () =>
@@ -87,7 +87,7 @@ export const errors = {
     new AppError({
       code: 'image_quota_exceeded',
       status: 403,
-      message: `Your images take all of the ${limitBytes} bytes you have. Delete some first.`,
+      message: `You have ${limitBytes} bytes for your images and the uploads you have begun, and this would exceed them. Delete some first.`,
       details: { limit_bytes: limitBytes },
     }),
   visibilityUnknown: () =>

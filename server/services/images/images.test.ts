@@ -1,6 +1,6 @@
 /** Images from upload to deletion: who has which, what is stored once, what is told meanwhile. */
 import assert from 'node:assert/strict'
-import { createHash } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { chmod, glob, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:http'
 import type { AddressInfo } from 'node:net'
@@ -14,6 +14,7 @@ import { hostilePictures } from '../../../test/support/hostile-pictures.ts'
 import { send } from '../../../test/support/http.ts'
 import { makePicture } from '../../../test/support/pictures.ts'
 import { until } from '../../../test/support/until.ts'
+import { makeImages } from './images.ts'
 import { assertProblem, makeSender } from './test-support.ts'
 
 const folder = await mkdtemp(path.join(tmpdir(), 'capstan-images-'))
@@ -175,10 +176,44 @@ test('what happens to an image is told live, to its owner alone', async () => {
   assert.match(await answer.text(), /image_not_found/)
 })
 
+test('who follows an image is told when it is deleted, and who comes then finds none', async () => {
+  // Nobody works, so that it waits.
+  const own = await makeTestApp({ roles: ['api'] })
+  const dan = await makeSender(own, 'dan')
+  const bytes = await photo(8)
+  const [{ body }, { body: other }] = [await dan.raw(bytes), await dan.raw(bytes)]
+  assert.equal(body.job_id, other.job_id)
+  const topic = `images/${body.id}`
+  const followers = await Promise.all(
+    ['0', '1'].map(after => dan.fetch(`/v1/live/events?topic=${topic}&after=${after}`)),
+  )
+  assert.equal((await dan.delete(`/v1/images/${body.id}`)).status, 204)
+  const [all, some] = await Promise.all(followers.map(eventsOf))
+  const deleted = { topic, seq: 2, type: 'deleted', data: null }
+  assert.deepEqual(all, [{ topic, seq: 1, type: 'status', data: { status: 'waiting' } }, deleted])
+  assert.deepEqual(some, [deleted])
+  for (const after of [0, 1, 2]) {
+    assertProblem(await dan.get(`/v1/live/events?topic=${topic}&after=${after}`), 404, 'image_not_found')
+  }
+  // Its file is another image's, too, which goes on.
+  assert.equal((await dan.get(`/v1/images/${other.id}`)).body.status, 'waiting')
+})
+
+test('a topic that is opened just after its image was deleted has that event alone', async () => {
+  const { source } = makeImages({ db: server.db } as never)
+  const id = randomUUID()
+  assert.deepEqual(await source.heads([id]), new Map([[id, 1]]))
+  assert.deepEqual(await source.read(id, 0, 10), [{ seq: 1, type: 'deleted', data: null, final: true }])
+})
+
 // biome-ignore lint/suspicious/noExplicitAny: what the events hold.
 async function readEvents(sender: typeof ann, topic: string): Promise<{ data: any }[]> {
-  const answer = await sender.fetch(`/v1/live/events?topic=${topic}`)
-  // The stream ends with the topic.
+  return eventsOf(await sender.fetch(`/v1/live/events?topic=${topic}`))
+}
+
+/** All of a stream, which ends with the topic. */
+// biome-ignore lint/suspicious/noExplicitAny: as above.
+async function eventsOf(answer: Response): Promise<{ data: any }[]> {
   return [...(await answer.text()).matchAll(/^data: (\{.*\})$/gm)].map(match => JSON.parse(match[1]!))
 }
 
@@ -240,9 +275,10 @@ test('a scanner behind a URL is asked with the file', async () => {
 })
 
 test('what a user has is bounded, and given back with what is deleted', async () => {
-  const own = await makeTestApp({ env: { IMAGE_BYTES_PER_USER: '100000' } })
+  const large = await photo(20, { width: 1500, height: 1000 })
+  const own = await makeTestApp({ env: { IMAGE_BYTES_PER_USER: String(large.length) } })
   const dan = await makeSender(own, 'dan')
-  const { body } = await dan.raw(await photo(20, { width: 1500, height: 1000 }), '?wait=30')
+  const { body } = await dan.raw(large, '?wait=30')
   assertProblem(await dan.raw(await photo(21)), 403, 'image_quota_exceeded')
   assert.equal((await dan.delete(`/v1/images/${body.id}`)).status, 204)
   assert.equal((await dan.raw(await photo(21))).status, 202)

@@ -7,9 +7,9 @@ import { assertScope, type Caller } from '#platform/http/guard.ts'
 import { type Claim, claimKeys, type IdempotencyKey } from '#platform/http/idempotency.ts'
 import { isUuid, uuidv7 } from '#platform/ids.ts'
 import type { Jobs } from '#platform/jobs/jobs.ts'
-import type { LiveEvent, TopicSource } from '#platform/live/live.ts'
+import type { Live, LiveEvent, TopicSource } from '#platform/live/live.ts'
 import { errors } from './errors.ts'
-import { eraseJob, type ImagePayload, imagesQueue } from './jobs.ts'
+import { eraseJob, type ImagePayload, imagesQueue, topicOf } from './jobs.ts'
 import type { Received, Receiver } from './receiving.ts'
 import type { ImagesSettings } from './settings.ts'
 import * as store from './store.ts'
@@ -41,7 +41,10 @@ export interface Accepted {
 export interface Images {
   /** Before a body is read. @throws image_queue_full, image_quota_exceeded */
   assertRoom(owner: ImageOwner | undefined): Promise<void>
-  /** Makes a received file an image; it is durable when this resolves. Concurrent calls share a commit. */
+  /**
+   * Makes a received file an image; it is durable when this resolves. Concurrent calls share a commit.
+   * @throws image_quota_exceeded, however many calls race
+   */
   accept(given: Acceptance): Promise<Accepted>
   /** Takes back an image whose file no worker has begun. Answers false when one has. */
   withdraw(accepted: { id: string; fileId: string }): Promise<boolean>
@@ -56,6 +59,7 @@ export interface Images {
 export interface ImagesDeps {
   db: Database
   jobs: Pick<Jobs, 'add' | 'depth' | 'cancel'>
+  live: Pick<Live, 'wake'>
   receiver: Pick<Receiver, 'discard'>
   settings: ImagesSettings
   clock: () => number
@@ -78,7 +82,7 @@ export function makeImages(deps: ImagesDeps): Images {
     size: acceptMax,
     waitingMax: acceptWaitingMax,
     isCommon: isConnectionLoss,
-    run: items => db.tx(tx => acceptAll(tx, items), { parameters: byIdsParameters }),
+    run: acceptAll,
   })
 
   async function accept(given: Acceptance): Promise<Accepted> {
@@ -95,7 +99,24 @@ export function makeImages(deps: ImagesDeps): Images {
     return accepted
   }
 
-  async function acceptAll(tx: Tx, items: Waiting[]): Promise<Outcome<Accepted>[]> {
+  /** Without those for which there is no room, of which nothing is kept, not even their keys. */
+  async function acceptAll(items: Waiting[]): Promise<Outcome<Accepted>[]> {
+    const refused = new Set<Waiting>()
+    for (;;) {
+      const rest = items.filter(item => !refused.has(item))
+      try {
+        const outcomes = await db.tx(tx => acceptRoomy(tx, rest), { parameters: byIdsParameters })
+        const accepted = new Map(rest.map((item, index) => [item, outcomes[index]!]))
+        return items.map(item => accepted.get(item) ?? { error: errors.quotaExceeded(settings.IMAGE_BYTES_PER_USER) })
+      } catch (error) {
+        if (!(error instanceof NoRoom)) throw error
+        for (const item of error.items) refused.add(item)
+      }
+    }
+  }
+
+  /** @throws NoRoom for all of it, where one of them has none */
+  async function acceptRoomy(tx: Tx, items: Waiting[]): Promise<Outcome<Accepted>[]> {
     const claims = await claimKeys<Accepted>(
       tx,
       items.map(item => ({
@@ -123,16 +144,26 @@ export function makeImages(deps: ImagesDeps): Images {
       throw platformErrors.unavailable('An equal image is being deleted just now; try again.', 1)
     }
     const fresh = items.filter(isNew)
+    await charge(tx, { items, fresh, files: files as Map<Waiting, string> })
     store.insertImages(
       tx,
       items.map(item => toImage(item, files.get(item)!)),
     )
-    store.addUsage(
-      tx,
-      fresh.map(item => ({ owner: item.owner?.userId ?? null, bytes: item.received.bytes })),
-    )
     await jobs.add(tx, fresh.map(toJob))
     return files as Map<Waiting, string>
+  }
+
+  /** From then on to the commit nobody else's files are charged to their owners. */
+  async function charge(tx: Tx, given: { items: Waiting[]; fresh: Waiting[]; files: Map<Waiting, string> }) {
+    const charges = given.fresh.map(item => ({
+      id: item.received.fileId,
+      owner: item.owner?.userId ?? null,
+      bytes: item.received.bytes,
+    }))
+    const totals = await store.chargeUsage(tx, charges)
+    const bytesMax = settings.IMAGE_BYTES_PER_USER
+    const over = findOver({ charges, totals, bytesMax })
+    if (over.size > 0) throw new NoRoom(given.items.filter(item => over.has(given.files.get(item)!)))
   }
 
   async function withdraw({ id: imageId, fileId }: { id: string; fileId: string }): Promise<boolean> {
@@ -169,6 +200,7 @@ export function makeImages(deps: ImagesDeps): Images {
       await db.tx(async tx => {
         const fileId = await store.deleteImage(tx, id)
         if (fileId === undefined) throw errors.imageNotFound()
+        tx.afterCommit(() => deps.live.wake([topicOf(id)]))
         const gone = await store.deleteUnusedFile(tx, fileId)
         if (!gone) return
         store.addUsage(tx, [{ owner: gone.owner, bytes: -gone.bytes }])
@@ -181,10 +213,48 @@ export function makeImages(deps: ImagesDeps): Images {
         assertScope(caller, 'images:read')
         await getImage(caller, id)
       },
-      read: async (id, after, limit) => (await store.listEvents(db, { imageId: id, after, limit })).map(toLiveEvent),
-      heads: ids => store.listHeads(db, ids),
+      async read(id, after, limit) {
+        const rows = await store.listEvents(db, { imageId: id, after, limit })
+        if (rows.length > 0) return rows.map(toLiveEvent)
+        // Whoever follows was let in while it was there. There is no row for it: nobody else may begin to follow.
+        const isGone = (await store.listHeads(db, [id])).size === 0
+        return isGone ? [{ seq: after + 1, type: 'deleted', data: null, final: true }] : []
+      },
+      async heads(ids) {
+        const heads = await store.listHeads(db, ids)
+        // One that was deleted before its first reader was there has that event alone.
+        return new Map(ids.map(id => [id, heads.get(id) ?? 1]))
+      },
     },
   }
+}
+
+/** Of a batch whose transaction is rolled back. */
+class NoRoom extends Error {
+  readonly items: readonly Waiting[]
+
+  constructor(items: readonly Waiting[]) {
+    super('There is no room for some images.')
+    this.items = items
+  }
+}
+
+/** The ids of those for which their owner has no room, first come, first served. `totals` are with all of them. */
+function findOver(given: {
+  charges: readonly { id: string; owner: string | null; bytes: number }[]
+  totals: ReadonlyMap<string, number>
+  bytesMax: number
+}): Set<string> {
+  const over = new Set<string>()
+  const left = new Map([...given.totals].map(([owner, total]) => [owner, given.bytesMax - total]))
+  for (const { owner, bytes } of given.charges) if (owner !== null) left.set(owner, left.get(owner)! + bytes)
+  for (const { id, owner, bytes } of given.charges) {
+    if (owner === null) continue
+    const rest = left.get(owner)! - bytes
+    if (rest < 0) over.add(id)
+    else left.set(owner, rest)
+  }
+  return over
 }
 
 /** An image without an owner is an admin's. */

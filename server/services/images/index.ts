@@ -14,7 +14,7 @@ import { addCompatRoutes } from './compat.ts'
 import { listFormats } from './formats.ts'
 import { type Images, makeImages } from './images.ts'
 import { begunChannel, endedChannel, makeEraseQueue, makeImageQueue } from './jobs.ts'
-import { makePlanner } from './plans.ts'
+import { assertPresetsFit, makePlanner } from './plans.ts'
 import { makeProcessor } from './processing/processor.ts'
 import { makePublisher } from './publishing.ts'
 import { makeReceiver } from './receiving.ts'
@@ -57,9 +57,11 @@ export interface ImagesService extends Pick<Images, 'accept'> {
   stop(): Promise<void>
 }
 
+/** @throws SettingsError for settings that do not go together */
 export async function makeImagesService(deps: ImagesDeps): Promise<ImagesService> {
   const { db, jobs, live, bus, blobs, log, settings, work } = deps
   const clock = deps.clock ?? Date.now
+  assertPresetsFit(settings)
   const workFolder = await makeWorkFolder(path.resolve(settings.DATA_DIR, 'work'))
   const processor = makeProcessor({
     workers: settings.N_WORKERS,
@@ -69,7 +71,7 @@ export async function makeImagesService(deps: ImagesDeps): Promise<ImagesService
   })
   const publisher = makePublisher(settings.BASE_PATH)
   const receiver = makeReceiver({ blobs, log, settings, clock })
-  const images = makeImages({ db, jobs, receiver, settings, clock })
+  const images = makeImages({ db, jobs, live, receiver, settings, clock })
   const resumable = makeResumable({
     db,
     blobs,

@@ -99,6 +99,7 @@ export function makeImageQueue(deps: QueueDeps): QueueDefinition {
 
   async function settle(tx: Tx, settled: Settled[]) {
     const ends = settled.map(one => ({ id: one.id, ...endingOf(one) }))
+    const left = await leaveOut(tx, ends, settings.IMAGE_BYTES_PER_USER)
     const there = await store.endFiles(tx, ends)
     const byId = new Map(there.map(row => [row.id, row]))
     const bytesOf = (end: store.EndedFile) => end.variants.reduce((sum, variant) => sum + variant.bytes, 0)
@@ -111,10 +112,10 @@ export function makeImageQueue(deps: QueueDeps): QueueDefinition {
     )
     // What was made of it may have been written after it had been erased.
     const gone = settled.filter(one => !byId.has(one.id) && (one.result !== null || one.state === 'dead'))
-    await deps.jobs.add(
-      tx,
-      gone.map(one => eraseJob({ fileId: one.id, imageId: (one.payload as ImagePayload).image_id })),
-    )
+    await deps.jobs.add(tx, [
+      ...left.map(eraseLeftOut),
+      ...gone.map(one => eraseJob({ fileId: one.id, imageId: (one.payload as ImagePayload).image_id })),
+    ])
     tx.afterCommit(() => live.wake(there.flatMap(row => row.image_ids.map(topicOf))))
   }
 
@@ -137,6 +138,41 @@ export function makeImageQueue(deps: QueueDeps): QueueDefinition {
       await store.requeueFile(tx, id)
     },
   }
+}
+
+type LeftOut = Pick<store.EndedFile, 'id' | 'variants'>
+
+/** Takes out the variants for which there is no room: they are made when somebody asks. Answers those. */
+async function leaveOut(tx: Tx, ends: store.EndedFile[], bytesMax: number): Promise<LeftOut[]> {
+  const made = ends.filter(end => end.variants.length > 0).map(end => end.id)
+  const rows = await store.lockUsage(tx, made)
+  const owners = new Map(rows.map(row => [row.id, row.owner]))
+  const room = new Map(rows.map(row => [row.owner, bytesMax - row.bytes]))
+  return ends.flatMap(end => {
+    const owner = owners.get(end.id)
+    if (owner === undefined) return []
+    const { fitting, others, rest } = fit(end.variants, room.get(owner)!)
+    room.set(owner, rest)
+    end.variants = fitting
+    return others.length > 0 ? [{ id: end.id, variants: others }] : []
+  })
+}
+
+/** Those that fit, one after the other. */
+function fit(variants: readonly Variant[], bytes: number) {
+  let rest = bytes
+  const fitting: Variant[] = []
+  const others: Variant[] = []
+  for (const variant of variants) {
+    const fits = variant.bytes <= rest
+    if (fits) rest -= variant.bytes
+    ;(fits ? fitting : others).push(variant)
+  }
+  return { fitting, others, rest }
+}
+
+function eraseLeftOut({ id, variants }: LeftOut): NewJob {
+  return eraseJob({ fileId: id, keys: variants.map(variant => variantKey(id, variant)) })
 }
 
 const nothingMade = { description: null, variants: [], error: null }
@@ -166,6 +202,7 @@ async function make(
         path: path.join(folder, output.name),
       }))
       const done = await deps.processor!.work({
+        id: file.id,
         path: original,
         facts: file.facts,
         outputs,
@@ -209,17 +246,15 @@ function describe({ description }: WorkDone): StoredDescription {
   }
 }
 
-/** Added in the transaction that deletes the file. */
-export function eraseJob({ fileId, imageId }: ErasePayload): NewJob {
-  return { queue: eraseQueue, payload: { fileId, imageId } satisfies ErasePayload }
+/** Added in the transaction that deletes the file, or says that these blobs of it are none of its. */
+export function eraseJob(payload: ErasePayload): NewJob {
+  return { queue: eraseQueue, payload }
 }
 
-interface ErasePayload {
-  fileId: string
-  imageId: string
-}
+/** A file that is gone, with the image that brought it; or some blobs of one that stays. */
+type ErasePayload = { fileId: string; imageId: string } | { fileId: string; keys: string[] }
 
-/** Erases what is kept of a file that is gone, however often it takes. */
+/** Erases what is kept of a file that is gone, or some of it, however often it takes. */
 export function makeEraseQueue(deps: { blobs: BlobStore; publisher: Publisher; work: boolean }): QueueDefinition {
   const { blobs } = deps
   return {
@@ -230,7 +265,12 @@ export function makeEraseQueue(deps: { blobs: BlobStore; publisher: Publisher; w
     backoffMaxMs: 60_000,
     ...(deps.work && {
       async handle(job: ClaimedJob) {
-        const { fileId, imageId } = job.payload as ErasePayload
+        const payload = job.payload as ErasePayload
+        if ('keys' in payload) {
+          await blobs.delete(payload.keys)
+          return null
+        }
+        const { fileId, imageId } = payload
         for (;;) {
           const found = await blobs.list(filePrefix(fileId), { limit: eraseMax })
           await blobs.delete(found.map(blob => blob.key))

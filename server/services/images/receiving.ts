@@ -11,10 +11,10 @@ import type { Log } from '#platform/log.ts'
 import { errors } from './errors.ts'
 import { takenFormats } from './formats.ts'
 import { originalKey } from './keys.ts'
+import { makeWeigher } from './plans.ts'
 import { makeProbe } from './probe/probe.ts'
-import { decodeBytesOf } from './processing/weigh.ts'
 import type { ImagesSettings } from './settings.ts'
-import type { ImageFacts } from './types.ts'
+import type { ImageFacts, Profile } from './types.ts'
 
 /** A whole file in the blob store that passed every check of its header. */
 export interface Received {
@@ -27,12 +27,14 @@ export interface Received {
 
 export interface Receiver {
   /**
+   * @param profile what is to be made of it
    * @param bytesKnown the size the sender states, where it does
    * @param bytesAtMost no more can come, where so much is known: a small file is then gathered in memory
    * @throws an AppError that says what is wrong with the file or its sending; nothing is kept then
    */
   receive(given: {
     source: AsyncIterable<Buffer>
+    profile: Profile
     bytesMax: number
     bytesKnown?: number | undefined
     bytesAtMost?: number | undefined
@@ -54,15 +56,16 @@ export function makeReceiver(deps: {
   clock: () => number
 }): Receiver {
   const { blobs, log, settings, clock } = deps
+  const weigh = makeWeigher(settings)
   let receiving = 0
 
   async function receive(given: Parameters<Receiver['receive']>[0]): Promise<Received> {
-    const { source, bytesMax, bytesKnown } = given
+    const { source, profile, bytesMax, bytesKnown } = given
     if (bytesKnown !== undefined && bytesKnown > bytesMax) throw errors.bytesExceeded(bytesMax)
     if (receiving >= settings.IMAGE_UPLOADS_MAX) throw errors.uploadsFull()
     receiving++
     const fileId = uuidv7(clock())
-    const checker = makeChecker({ source, bytesMax, settings })
+    const checker = makeChecker({ source, bytesMax, settings, weigh: facts => weigh({ profile, facts }) })
     try {
       const key = originalKey(fileId)
       if ((bytesKnown ?? given.bytesAtMost ?? Number.POSITIVE_INFINITY) <= wholeBytesMax) {
@@ -99,7 +102,12 @@ export function makeReceiver(deps: {
 }
 
 /** Passes chunks on and looks at them. */
-function makeChecker(given: { source: AsyncIterable<Buffer>; bytesMax: number; settings: ImagesSettings }) {
+function makeChecker(given: {
+  source: AsyncIterable<Buffer>
+  bytesMax: number
+  settings: ImagesSettings
+  weigh: (facts: ImageFacts) => number
+}) {
   const { bytesMax, settings } = given
   const hash = createHash('sha256')
   const probe = makeProbe({ pixelsMax: settings.IMAGE_PIXELS_MAX, framesMax, formats: takenFormats() })
@@ -129,7 +137,7 @@ function makeChecker(given: { source: AsyncIterable<Buffer>; bytesMax: number; s
     /** @throws for a file that ends too early or is too heavy */
     finish(): ImageFacts {
       const facts = probe.end()
-      const weight = decodeBytesOf(facts)
+      const weight = given.weigh(facts)
       if (weight > settings.IMAGE_MEMORY_BYTES) throw errors.tooHeavy(weight, settings.IMAGE_MEMORY_BYTES)
       return facts
     },

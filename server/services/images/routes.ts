@@ -2,8 +2,8 @@ import { Type } from 'typebox'
 import { decodeCursor, encodeCursor } from '#platform/http/cursor.ts'
 import { callerOf } from '#platform/http/guard.ts'
 import { idempotencyKeyOf } from '#platform/http/idempotency.ts'
-import { isIdCursor } from '#platform/http/schema.ts'
 import type { HttpApp } from '#platform/http/server.ts'
+import { isUuid } from '#platform/ids.ts'
 import type { Formats } from './formats.ts'
 import type { Images } from './images.ts'
 import type { ImagesSettings } from './settings.ts'
@@ -12,6 +12,8 @@ import type { Sweeper } from './sweeping.ts'
 
 const idParams = Type.Object({ id: Type.String({ format: 'uuid' }) })
 const sweepHoursMax = 8760
+/** Of a Date, in ms. */
+const latestMs = 8.64e15
 
 export interface ImageRoutesDeps {
   images: Images
@@ -42,11 +44,13 @@ export function addRoutes(app: HttpApp, { images, formats, sweeper, settings }: 
     },
     async request => {
       const { cursor, limit, status } = request.query
-      const before = decodeCursor(cursor, isIdCursor)?.[0]
+      const last = decodeCursor(cursor, isImageCursor)
+      const before = last && { createdAt: new Date(last[0]), id: last[1] }
       const rows = await images.listImages({ owner: callerOf(request).userId, status, before, limit })
+      const end = rows.length === limit ? rows.at(-1) : undefined
       return {
         images: rows.map(showImage),
-        next_cursor: rows.length === limit ? encodeCursor([rows.at(-1)!.id]) : null,
+        next_cursor: end ? encodeCursor([end.created_at.getTime(), end.id]) : null,
       }
     },
   )
@@ -123,4 +127,14 @@ export function addRoutes(app: HttpApp, { images, formats, sweeper, settings }: 
       return reply.status(202).send({ job_id: jobId })
     },
   )
+}
+
+/** When the last image came, in ms, and its id: ids alone are in no order, as those of the old contract are random. */
+function isImageCursor(values: readonly unknown[]): values is [number, string] {
+  const [at, id] = values
+  return values.length === 2 && isInstant(at) && typeof id === 'string' && isUuid(id)
+}
+
+function isInstant(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= latestMs
 }

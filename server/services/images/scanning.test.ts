@@ -4,10 +4,12 @@ import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { test } from 'node:test'
+import { readSettings } from '#platform/config.ts'
 import { isAlive } from '#platform/processes.ts'
 import { atEnd } from '../../../test/support/at-end.ts'
 import { until } from '../../../test/support/until.ts'
 import { FileRefused, makeScan } from './scanning.ts'
+import { imagesSettings } from './settings.ts'
 
 const folder = await mkdtemp(path.join(tmpdir(), 'capstan-scan-'))
 atEnd(() => rm(folder, { recursive: true, force: true }))
@@ -58,6 +60,15 @@ for (const { name, lines, refusal, error } of cases) {
     })
   })
 }
+
+test('a command of nothing but blanks is refused at the start', () => {
+  for (const text of [' ', '   ', '\t\n ']) {
+    assert.throws(() => readSettings(imagesSettings, { IMAGE_SCAN_COMMAND: text }), {
+      message: `IMAGE_SCAN_COMMAND is "${text}", but it must name a program, or not be set.`,
+    })
+  }
+  assert.equal(readSettings(imagesSettings, { IMAGE_SCAN_COMMAND: ' scan -x ' }).IMAGE_SCAN_COMMAND, ' scan -x ')
+})
 
 test('a scanner that cannot be started costs its file a try, and nobody anything else', async () => {
   for (const command of [path.join(folder, 'absent'), file]) {

@@ -8,7 +8,7 @@ export const imagesSettings = {
   N_WORKERS: integer(
     availableParallelism(),
     { min: 1, max: 1024 },
-    'Images a process works on at once, each in a process of its own.',
+    'Images a process works on at once, each in a process of its own; one more where somebody waits for a transform.',
   ),
   BASE_PATH: optionalText(
     'A folder into which images of the old `/upload` are written too, as `<image_id>.jpg`. Without it they are in BLOB_URL alone.',
@@ -59,7 +59,7 @@ export const imagesSettings = {
   IMAGE_BYTES_PER_USER: integer(
     10 * 1024 * mib,
     { min: 1024, max: Number.MAX_SAFE_INTEGER },
-    'Bytes one user’s images may take, with all that is made of them.',
+    'Bytes one user’s images may take, with all that is made of them. What exceeds them is refused; a variant is then made when it is asked for.',
   ),
   IMAGE_TRANSFORMS_MAX: integer(
     200,
@@ -76,9 +76,15 @@ export const imagesSettings = {
     { min: 0, max: 1440 },
     'Blobs younger than that are left alone, whatever a sweep is told, in minutes: they may be about to be an image’s.',
   ),
-  IMAGE_SCAN_COMMAND: optionalText(
-    'A command that is given each file on stdin before it is worked on: 0 lets it pass, 1 refuses it (its first line of output says why), anything else is tried again.',
-  ),
+  IMAGE_SCAN_COMMAND: {
+    ...optionalText(
+      'A command that is given each file on stdin before it is worked on: 0 lets it pass, 1 refuses it (its first line of output says why), anything else is tried again.',
+    ),
+    parse: (value: string) => {
+      if (value.trim() === '') throw new Error('it must name a program, or not be set.')
+      return value
+    },
+  },
   IMAGE_SCAN_URL: url(
     ['http', 'https'],
     'The same by POST: 2xx lets the file pass, 422 refuses it (the body says why), anything else is tried again.',

@@ -112,17 +112,52 @@ export function insertImages(tx: Tx, images: readonly NewImage[]) {
   )
 }
 
-/** Adds to (or, with less than nothing, takes from) what users have. Sorted, so that two batches cannot deadlock. */
-export function addUsage(tx: Tx, changes: readonly { owner: string | null; bytes: number }[]) {
+interface UsageChange {
+  owner: string | null
+  bytes: number
+}
+
+const addition = `insert into images.usage (owner, bytes) select * from unnest($1::text[], $2::bigint[])
+  on conflict (owner) do update set bytes = greatest(images.usage.bytes + excluded.bytes, 0)`
+
+/** Adds to (or, with less than nothing, takes from) what users have. */
+export function addUsage(tx: Tx, changes: readonly UsageChange[]) {
+  const [owners, sums] = sumByOwner(changes)
+  if (owners.length > 0) tx.send(addition, [owners, sums])
+}
+
+/** The same, and answers what these users have then, which nobody else changes until the transaction ends. */
+export async function chargeUsage(tx: Tx, changes: readonly UsageChange[]): Promise<Map<string, number>> {
+  const [owners, sums] = sumByOwner(changes)
+  if (owners.length === 0) return new Map()
+  const { rows } = await tx.query<{ owner: string; bytes: number }>(`${addition} returning owner, bytes`, [
+    owners,
+    sums,
+  ])
+  return new Map(rows.map(row => [row.owner, row.bytes]))
+}
+
+/** Sorted, so that two batches cannot deadlock. */
+function sumByOwner(changes: readonly UsageChange[]): [owners: string[], sums: number[]] {
   const sums = new Map<string, number>()
   for (const { owner, bytes } of changes) if (owner !== null) sums.set(owner, (sums.get(owner) ?? 0) + bytes)
   const owners = [...sums.keys()].sort()
-  if (owners.length === 0) return
-  tx.send(
-    `insert into images.usage (owner, bytes) select * from unnest($1::text[], $2::bigint[])
-     on conflict (owner) do update set bytes = greatest(images.usage.bytes + excluded.bytes, 0)`,
-    [owners, owners.map(owner => sums.get(owner)!)],
+  return [owners, owners.map(owner => sums.get(owner)!)]
+}
+
+/** What the owners of these files have, which nobody else changes until the transaction ends. Files go first, as always. */
+export async function lockUsage(
+  tx: Tx,
+  fileIds: readonly string[],
+): Promise<{ id: string; owner: string; bytes: number }[]> {
+  if (fileIds.length === 0) return []
+  tx.send(`select from images.files where id = any($1::uuid[]) order by id for no key update`, [fileIds])
+  const { rows } = await tx.query<{ id: string; owner: string; bytes: number }>(
+    `select f.id, u.owner, u.bytes from images.files f join images.usage u on u.owner = f.owner
+     where f.id = any($1::uuid[]) order by u.owner for no key update of u`,
+    [fileIds],
   )
+  return rows
 }
 
 export async function findUsage(db: Queryable, owner: string): Promise<number> {
@@ -138,21 +173,31 @@ export async function findImage(db: Queryable, id: string): Promise<ImageRow | u
   return rows[0]
 }
 
+/** Nothing is after it. */
+const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff'
+
 export interface ImageFilter {
   owner: string
   status: FileStatus | undefined
-  before: string | undefined
+  /** The last image of the page before. */
+  before: { createdAt: Date; id: string } | undefined
   limit: number
 }
 
-/** Newest first. */
+/**
+ * Newest first. The owner's images are walked in that order, each with its file, as `offset 0` has it: how rare a status
+ * is must not have the planner read everybody's files.
+ */
 export async function listImages(db: Queryable, filter: ImageFilter): Promise<ImageRow[]> {
+  const { before } = filter
   const { rows } = await db.query<ImageRow>(
     `select ${imageColumns}
-     from images.images i join images.files f on f.id = i.file_id
-     where i.owner = $1 and ($2::text is null or f.status = $2) and ($3::uuid is null or i.id < $3)
-     order by i.id desc limit $4`,
-    [filter.owner, filter.status ?? null, filter.before ?? null, filter.limit],
+     from images.images i cross join lateral (
+       select * from images.files f where f.id = i.file_id and ($2::text is null or f.status = $2) offset 0
+     ) f
+     where i.owner = $1 and (i.created_at, i.id) < ($3, $4)
+     order by i.created_at desc, i.id desc limit $5`,
+    [filter.owner, filter.status ?? null, before?.createdAt ?? 'infinity', before?.id ?? lastId, filter.limit],
   )
   return rows
 }

@@ -1,5 +1,6 @@
 /** Uploads as clients make them, over a socket. */
 import assert from 'node:assert/strict'
+import type { Database } from '#platform/database/pool.ts'
 import { type Answer, makeUser, type Server, send, type User } from '../../../test/support/http.ts'
 import { until } from '../../../test/support/until.ts'
 
@@ -80,4 +81,19 @@ async function answerOf(
 
 export function assertProblem(answer: Answer, status: number, code: string) {
   assert.deepEqual({ status: answer.status, code: answer.body.code }, { status, code }, JSON.stringify(answer.body))
+}
+
+/** From then on every commit fails after which a user would have more. */
+export async function boundUsage(db: Database, bytesMax: number) {
+  await db.query(
+    `create function images.check_usage() returns trigger language plpgsql as $$
+     begin
+       if new.bytes > ${bytesMax} then raise 'A user has % bytes.', new.bytes; end if;
+       return null;
+     end $$`,
+  )
+  await db.query(
+    `create constraint trigger usage_bound after insert or update on images.usage
+     deferrable initially deferred for each row execute function images.check_usage()`,
+  )
 }

@@ -25,6 +25,7 @@ export interface UploadDeps {
 export const filePart = 'image'
 const fieldNames = ['name', 'visibility'] as const
 const waitSecondsMax = 60
+const profile = 'presets'
 
 const Query = Type.Object({
   wait: Type.Optional(Type.Number({ minimum: 0, maximum: waitSecondsMax })),
@@ -60,7 +61,7 @@ export function addUploadRoutes(app: HttpApp, { images, receiver, ended, setting
       const accepted = await images.accept({
         received,
         owner: caller,
-        profile: 'presets',
+        profile,
         name,
         visibility,
         key: keyOf(request),
@@ -107,7 +108,7 @@ async function receiveFile(
   const bytesKnown = statedBytes(request)
   if (!isForm(request)) {
     if (!isFile(request)) throw errors.notAnImageBody()
-    const received = await receiver.receive({ source: inTime(request.raw, settings), bytesMax, bytesKnown })
+    const received = await receiver.receive({ source: inTime(request.raw, settings), profile, bytesMax, bytesKnown })
     return { received, name: cleanName(query.name), visibility: query.visibility ?? 'private' }
   }
   if (bytesKnown !== undefined && bytesKnown > bytesMax + formBytesMax) throw errors.bytesExceeded(bytesMax)
@@ -115,7 +116,7 @@ async function receiveFile(
     part: filePart,
     fields: fieldNames,
     pace: settings,
-    onFile: source => receiver.receive({ source, bytesMax, bytesAtMost: bytesKnown }),
+    onFile: source => receiver.receive({ source, profile, bytesMax, bytesAtMost: bytesKnown }),
   })
   const visibility = visibilities.find(one => one === (form.fields.visibility ?? query.visibility ?? 'private'))
   if (!visibility) {

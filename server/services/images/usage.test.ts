@@ -1,6 +1,6 @@
 /**
  * What users are said to have, against what is there: after any sequence of uploads, deletions, transforms, cancels and
- * retries, many of them at once, the sums agree, and no blob and no file of BASE_PATH is left that belongs to nobody.
+ * retries, many of them at once, the sums agree, no user has more than the bound, and no blob and no file of BASE_PATH is left that belongs to nobody.
  * MODEL_SEED is set to the seed that a failure prints, to have the same calls again.
  */
 import assert from 'node:assert/strict'
@@ -8,25 +8,36 @@ import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
+import type { Database } from '#platform/database/pool.ts'
 import { makeRandom } from '#platform/random.ts'
-import { makeTestApp } from '../../../test/support/app.ts'
+import { makeTestApp, type TestApp } from '../../../test/support/app.ts'
 import { atEnd } from '../../../test/support/at-end.ts'
 import { makePicture } from '../../../test/support/pictures.ts'
 import { until } from '../../../test/support/until.ts'
 import { originalKey } from './keys.ts'
-import { makeSender, postForm, type Sender } from './test-support.ts'
+import { boundUsage, makeSender, postForm, type Sender } from './test-support.ts'
 
 const stepsMax = 250
 const atOnce = 6
 const folder = await mkdtemp(path.join(tmpdir(), 'capstan-usage-'))
 atEnd(() => rm(folder, { recursive: true, force: true }))
-const published = path.join(folder, 'published')
-const server = await makeTestApp({
-  env: { BLOB_URL: `file:${folder}/blobs`, BASE_PATH: published, N_WORKERS: '2', IMAGE_TRANSFORMS_MAX: '2' },
-})
-const { db } = server
-const senders = [await makeSender(server, 'ann'), await makeSender(server, 'bob')]
+
+/** A server with its two users and its folders. */
+interface Place {
+  server: TestApp
+  senders: Sender[]
+  blobs: string
+  published: string
+}
+
+async function makePlace(name: string, env: Record<string, string>): Promise<Place> {
+  const [blobs, published] = [path.join(folder, name, 'blobs'), path.join(folder, name, 'published')]
+  const server = await makeTestApp({
+    env: { BLOB_URL: `file:${blobs}`, BASE_PATH: published, N_WORKERS: '2', ...env },
+  })
+  return { server, senders: [await makeSender(server, 'ann'), await makeSender(server, 'bob')], blobs, published }
+}
 
 const whole = await Promise.all(
   [1, 2, 3, 4].map(seed => makePicture({ width: 300 + seed, height: 200, format: 'jpeg', kind: 'photo', seed })),
@@ -42,7 +53,9 @@ interface Known {
   jobId: string
 }
 
-function makeSteps(random: () => number) {
+/** @param isBounded whether users may come to the end of what they have */
+function makeSteps({ server, senders }: Place, random: () => number, isBounded: boolean) {
+  let refusals = 0
   const known: Known[] = []
   const pick = <T>(all: readonly T[]): T => all[Math.floor(random() * all.length)]!
 
@@ -50,7 +63,8 @@ function makeSteps(random: () => number) {
     const sender = pick(senders)
     const { status, body } = await sender.raw(pick(pictures))
     // A PNG that is broken in the middle may be seen to be so at once.
-    if (status === 202) known.push({ sender, id: body.id, jobId: body.job_id })
+    if (status === 403 && isBounded) refusals++
+    else if (status === 202) known.push({ sender, id: body.id, jobId: body.job_id })
     else assert.ok(status === 400 || status === 422, JSON.stringify(body))
   }
 
@@ -58,6 +72,7 @@ function makeSteps(random: () => number) {
     const sender = pick(senders)
     const headers = { authorization: `Bearer ${sender.user.token}` }
     const { status, body } = await postForm(server, '/upload', { bytes: pick(whole), headers })
+    if (status === 403 && isBounded) return refusals++
     if (status !== 200) return assert.equal(status, 429)
     const { job_id: jobId } = (await sender.get(`/v1/images/${body.image_id}`)).body
     known.push({ sender, id: body.image_id, jobId })
@@ -86,10 +101,15 @@ function makeSteps(random: () => number) {
   }
 
   const steps = [upload, upload, upload, uploadAsOfOld, uploadAsOfOld, remove, remove, transform, transform, steer]
-  return () => pick(steps)()
+  return {
+    step: () => pick(steps)(),
+    get refusals() {
+      return refusals
+    },
+  }
 }
 
-async function countJobs(given = server): Promise<number> {
+async function countJobs(given: TestApp): Promise<number> {
   const { rows } = await given.db.query<{ count: number }>(
     `select count(*) from jobs.active where queue in ('images', 'images.erase')`,
   )
@@ -97,7 +117,8 @@ async function countJobs(given = server): Promise<number> {
 }
 
 /** Whatever does not agree. */
-async function findDrift(): Promise<unknown[]> {
+async function findDrift({ server, blobs: folderOfBlobs, published }: Place): Promise<unknown[]> {
+  const { db } = server
   const { rows } = await db.query<{ owner: string; said: number; there: number }>(
     `select u.owner, u.bytes as said,
             coalesce((select sum(f.bytes
@@ -106,14 +127,14 @@ async function findDrift(): Promise<unknown[]> {
               from images.files f where f.owner = u.owner), 0)::bigint as there
      from images.usage u`,
   )
-  const [known, there] = [await blobsKnown(), await blobsThere()]
+  const [known, there] = [await blobsKnown(db), await blobsThere(folderOfBlobs)]
   // A job that was cancelled half-way leaves variants to the sweep, beside the original that stays.
   const isLeft = (name: string) => name.includes('/variant-') && known.includes(name.replace(/\/.*/, '/original'))
   const blobs = differ(
     known,
     there.filter(name => known.includes(name) || !isLeft(name)),
   )
-  const files = differ(await publishedKnown(), await readdir(published))
+  const files = differ(await publishedKnown(db), await readdir(published))
   return [...rows.filter(({ said, there }) => said !== there), ...blobs, ...files]
 }
 
@@ -125,7 +146,7 @@ function differ(known: string[], there: string[]): string[] {
   ]
 }
 
-async function publishedKnown(): Promise<string[]> {
+async function publishedKnown(db: Database): Promise<string[]> {
   const { rows } = await db.query<{ name: string }>(
     `select i.id || '.jpg' as name from images.images i join images.files f on f.id = i.file_id
      where f.profile = 'upload' and f.status = 'ready'`,
@@ -133,12 +154,12 @@ async function publishedKnown(): Promise<string[]> {
   return rows.map(row => row.name)
 }
 
-async function blobsThere(): Promise<string[]> {
-  const entries = await readdir(path.join(folder, 'blobs/images'), { recursive: true, withFileTypes: true })
+async function blobsThere(blobs: string): Promise<string[]> {
+  const entries = await readdir(path.join(blobs, 'images'), { recursive: true, withFileTypes: true })
   return entries.filter(entry => entry.isFile()).map(entry => `${path.basename(entry.parentPath)}/${entry.name}`)
 }
 
-async function blobsKnown(): Promise<string[]> {
+async function blobsKnown(db: Database): Promise<string[]> {
   const { rows } = await db.query<{ name: string }>(
     `select f.id || '/original' as name from images.files f
      union all select f.id || '/variant-' || (v->>'name') || '.' || (v->>'format')
@@ -148,22 +169,45 @@ async function blobsKnown(): Promise<string[]> {
   return rows.map(row => row.name)
 }
 
-test('what users are said to have is what is there, whatever they did', async t => {
-  const seed = Number(process.env.MODEL_SEED ?? Date.now() % 2 ** 31)
-  t.diagnostic(`MODEL_SEED=${seed}`)
-  const step = makeSteps(makeRandom(seed))
+/** Lets many users' steps loose at once, and compares when all work is done. Answers how often somebody had no room. */
+async function runModel(place: Place, given: { seed: number; isBounded: boolean }): Promise<number> {
+  const { server } = place
+  const model = makeSteps(place, makeRandom(given.seed), given.isBounded)
   let left = stepsMax
   await Promise.all(
     Array.from({ length: atOnce }, async () => {
-      while (left-- > 0) await step()
+      while (left-- > 0) await model.step()
     }),
   )
-  await until(async () => (await countJobs()) === 0, 30_000)
+  await until(async () => (await countJobs(server)) === 0, 30_000)
   // Transforms are kept behind their answers.
-  await until(async () => (await findDrift()).length === 0, 10_000).catch(() => {})
-  assert.deepEqual(await findDrift(), [], `MODEL_SEED=${seed}`)
-  const { rows } = await db.query<{ files: number }>(`select count(*) as files from images.files`)
+  await until(async () => (await findDrift(place)).length === 0, 10_000).catch(() => {})
+  assert.deepEqual(await findDrift(place), [], `MODEL_SEED=${given.seed}`)
+  const { rows } = await server.db.query<{ files: number }>(`select count(*) as files from images.files`)
   assert.ok(rows[0]!.files > 0)
+  return model.refusals
+}
+
+function seedOf(t: TestContext): number {
+  const seed = Number(process.env.MODEL_SEED ?? Date.now() % 2 ** 31)
+  t.diagnostic(`MODEL_SEED=${seed}`)
+  return seed
+}
+
+test('what users are said to have is what is there, whatever they did', async t => {
+  await runModel(await makePlace('free', { IMAGE_TRANSFORMS_MAX: '2' }), { seed: seedOf(t), isBounded: false })
+})
+
+test('nobody ever has more than the bound, and what is refused leaves nothing', async t => {
+  const seed = seedOf(t)
+  // Room for two of the pictures with what is made of them, or so.
+  const bytesMax = 2 * whole[0]!.length + whole[1]!.length
+  const env = { IMAGE_TRANSFORMS_MAX: '0', IMAGE_BYTES_PER_USER: String(bytesMax) }
+  const place = await makePlace('bounded', env)
+  await boundUsage(place.server.db, bytesMax)
+  const refusals = await runModel(place, { seed, isBounded: true })
+  assert.ok(refusals > 0, `MODEL_SEED=${seed}`)
+  assert.deepEqual(place.server.complaints, [], `MODEL_SEED=${seed}`)
 })
 
 test('what an attempt leaves behind whose image was deleted meanwhile goes with the next attempt', async () => {

@@ -14,7 +14,7 @@ export interface Accepted {
 }
 
 export interface Appending {
-  /** Each is durable when this resolves. @throws overloaded, route_unavailable */
+  /** Each is durable when this resolves. @throws overloaded, route_unavailable, stream_changed */
   appendOne(stream: ReadyStream, record: Prepared): Promise<Accepted>
   /** Several at once; each has its own outcome. */
   appendMany(stream: ReadyStream, records: readonly Prepared[]): Promise<Outcome<Accepted>[]>
@@ -29,7 +29,12 @@ export interface Appending {
     key: IdempotencyKey
     show: (accepted: Accepted[]) => Answer<B>
   }): Promise<Answer<B>>
+  /** What a request with this key was answered when it was taken; undefined when none was. */
+  recall(key: IdempotencyKey): Promise<Answer | undefined>
 }
+
+/** Undoes the transaction in which a key was looked for. */
+class Unknown extends Error {}
 
 export function makeAppending(deps: {
   db: Database
@@ -80,6 +85,14 @@ export function makeAppending(deps: {
       })
       store.wake(stream.name)
       return answer
+    },
+    async recall(key) {
+      try {
+        return await idempotently(db, key, () => Promise.reject(new Unknown()))
+      } catch (error) {
+        if (error instanceof Unknown) return undefined
+        throw error
+      }
     },
   }
 }

@@ -8,10 +8,10 @@ import { takeBodiesAsBytes } from './record-routes.ts'
 import { decodeBody } from './requests.ts'
 import type { IngestSettings } from './settings.ts'
 import { Shown } from './shapes.ts'
-import type { Streams } from './streams.ts'
+import { type Streams, withCurrent } from './streams.ts'
 
 export interface CompatDeps {
-  streams: Pick<Streams, 'get' | 'getWritable'>
+  streams: Pick<Streams, 'get' | 'getWritable' | 'forget'>
   appending: Pick<Appending, 'appendOne'>
   openRoutes: OpenRoutes
   settings: Pick<IngestSettings, 'INGEST_ARRAY_BYTES_MAX'>
@@ -28,15 +28,18 @@ export function addCompatRoutes(app: HttpApp, { streams, appending, openRoutes, 
     },
     async (request, reply) => {
       const caller = callerUnlessOpen(request, openRoutes)
-      const stream = caller ? await streams.getWritable(caller, coursesName) : await streams.get(coursesName)
-      let record: ReturnType<typeof prepareRecord>
-      try {
-        record = prepareRecord(stream.rules, decodeBody(request.body))
-      } catch (error) {
-        onRefused(stream.name, 1)
-        throw error
-      }
-      return reply.status(201).send(await appending.appendOne(stream, record))
+      const find = () => (caller ? streams.getWritable(caller, coursesName) : streams.get(coursesName))
+      const accepted = await withCurrent(streams, find, async stream => {
+        let record: ReturnType<typeof prepareRecord>
+        try {
+          record = prepareRecord(stream.rules, decodeBody(request.body))
+        } catch (error) {
+          onRefused(stream.name, 1)
+          throw error
+        }
+        return appending.appendOne(stream, record)
+      })
+      return reply.status(201).send(accepted)
     },
   )
 }

@@ -191,3 +191,73 @@ test('two consumers and two mergers at once count nothing twice', async () => {
   const { rows } = await counts.count(stream, { by: [], everyMs: undefined, from: undefined, to: undefined })
   assert.deepEqual(rows, [{ at: undefined, values: [], count: total }])
 })
+
+test('dimensions that are declared in another order go on counting where they were counted', async () => {
+  const records = [
+    { x: '1', y: 'p', z: 'k' },
+    { x: '1', y: 'q', z: 'l' },
+    { x: '2', y: 'p', z: 'k' },
+  ]
+  const count = async (stream: ReadyStream, by: string[]) => {
+    const { rows } = await counts.count(stream, { by, everyMs: undefined, from: undefined, to: undefined })
+    return rows.map(row => [...row.values, row.count])
+  }
+  const orders = [
+    ['x', 'z', 'y'],
+    ['y', 'x', 'z'],
+    ['z', 'y', 'x'],
+  ]
+  for (const [round, order] of orders.entries()) {
+    await declare('reordered', order)
+    const stream = await streams.get('reordered')
+    assert.deepEqual(stream.dimensions, order)
+    for (const route of routes) {
+      const prepared = records.map(record => prepareRecord(stream.rules, JSON.stringify(record)))
+      const bunch = { texts: prepared.map(each => each.text), keys: prepared.map(each => each.key) }
+      await store.append(stream, { route, bunch })
+    }
+    await finish(consumer, stream)
+    const times = 2 * (round + 1)
+    for (const isMerged of [false, true]) {
+      if (isMerged) await finish(merger, stream)
+      const words = `in round ${round}, ${isMerged ? 'merged' : 'not merged'}`
+      assert.deepEqual(
+        await count(stream, ['x', 'y']),
+        [
+          ['1', 'p', times],
+          ['1', 'q', times],
+          ['2', 'p', times],
+        ],
+        words,
+      )
+      assert.deepEqual(
+        await count(stream, ['y', 'x']),
+        [
+          ['p', '1', times],
+          ['p', '2', times],
+          ['q', '1', times],
+        ],
+        words,
+      )
+      assert.deepEqual(
+        await count(stream, ['z', 'x', 'y']),
+        [
+          ['k', '1', 'p', times],
+          ['k', '2', 'p', times],
+          ['l', '1', 'q', times],
+        ],
+        words,
+      )
+      assert.deepEqual(
+        await count(stream, ['z']),
+        [
+          ['k', 2 * times],
+          ['l', times],
+        ],
+        words,
+      )
+    }
+  }
+  const { rows } = await db.query('select from ingest.keys where stream_id = $1', [(await streams.get('reordered')).id])
+  assert.equal(rows.length, records.length)
+})

@@ -1,7 +1,7 @@
 /** Answers how many records there are: from rollups, and what is not merged into them yet. */
 import type { Database } from '#platform/database/pool.ts'
 import { errors } from './errors.ts'
-import { mergerName, readDelta, routeSet } from './merging.ts'
+import { inCountedOrder, mergerName, readDelta, routeSet } from './merging.ts'
 import { type CountedRow, type Grain, grains, type Piece, readCounts } from './rollup-store.ts'
 import type { StreamRow } from './types.ts'
 
@@ -71,13 +71,10 @@ function assertBounded(rows: readonly CountedRow[]) {
   if (rows.some(row => row.key === null && row.counts === null)) throw errors.countsBehind()
 }
 
-/** Rollups name the dimensions of a set in the order of the stream's. */
 function nameOfSet(stream: StreamRow, by: readonly string[]): string {
   if (by.length === 1 && by[0] === routeSet) return routeSet
   const unknown = by.find(name => !stream.dimensions.includes(name))
-  if (unknown === undefined && new Set(by).size === by.length) {
-    return stream.dimensions.filter(name => by.includes(name)).join(',')
-  }
+  if (unknown === undefined && new Set(by).size === by.length) return inCountedOrder(by).join(',')
   const known = [...stream.dimensions, routeSet].map(name => `\`${name}\``).join(', ')
   throw errors.badCountsQuery(
     `\`by\` takes different ones of ${known}, joined by commas; \`route\` goes with no other.`,
@@ -174,9 +171,10 @@ function sumUp(given: {
 }
 
 function* unmerged(row: CountedRow, set: string, inSet: readonly string[]) {
-  const names = row.dimensions === '' ? [] : row.dimensions!.split(',')
+  const { dimensions, routes } = readDelta({ dimensions: row.dimensions!, counts: row.counts! })
+  const names = dimensions.split(',')
   const places = inSet.map(name => names.indexOf(name))
-  for (const { route, pairs } of readDelta(row.counts!)) {
+  for (const { route, pairs } of routes) {
     for (const [values, count] of pairs) {
       if (set === routeSet) yield { values: [route], count }
       else if (!places.includes(-1)) yield { values: places.map(place => values[place]!), count }

@@ -1,5 +1,6 @@
 /** Every statement on how far the readers of a stream have come. */
 import type { Queryable, Tx } from '#platform/database/pool.ts'
+import { holdStream } from './stream-store.ts'
 
 /** Which newest number a reader runs after. */
 export type Counted = 'last_offset' | 'last_delta'
@@ -49,6 +50,7 @@ export async function listLags(
 /** Where the reader stands, locked until the transaction ends; undefined while another holds it. */
 export async function lockCursor(tx: Tx, given: { streamId: number; reader: string }): Promise<number | undefined> {
   const { streamId, reader } = given
+  holdStream(tx, streamId)
   await tx.query(
     `insert into ingest.cursors (stream_id, name) select id, $2 from ingest.streams where id = $1 on conflict do nothing`,
     [streamId, reader],

@@ -7,6 +7,12 @@ export const errors = {
       status: 404,
       message: `There is no stream \`${name.slice(0, 64)}\` that you may use. An admin declares one by PUT /v1/streams/{name}.`,
     }),
+  streamChanged: (name: string) =>
+    new AppError({
+      code: 'stream_changed',
+      status: 409,
+      message: `The stream \`${name.slice(0, 64)}\` was deleted just now, or deleted and declared anew. Nothing was accepted; try it again.`,
+    }),
   badStreamName: () =>
     new AppError({
       code: 'bad_stream_name',

@@ -22,6 +22,7 @@ import { makeRelay } from './relay.ts'
 import { retain } from './retention.ts'
 import { addRoutes } from './routes.ts'
 import { addIngestRpc } from './rpc.ts'
+import { findNow } from './segment-store.ts'
 import type { IngestSettings } from './settings.ts'
 import { makeStores } from './stores.ts'
 import { makeStreams } from './streams.ts'
@@ -99,7 +100,7 @@ export async function makeIngestService(deps: IngestDeps): Promise<IngestService
     append: (stream, bunch) => store.append(stream, { route: 'a', bunch }),
   }
   const appending = makeAppending({ db, store, logA: relay ?? stores.logA })
-  const reading = makeReading({ db, streams })
+  const reading = makeReading({ db, streams, onCut: name => live.wake([`streams/${name}`]) })
   const counts = makeCounts({ db, rollupDays: settings.INGEST_ROLLUP_DAYS, clock })
   const refused = metrics.counter('ingest_refused', 'Records refused, by stream.', ['stream'])
   const onRefused = (stream: string, records: number) => refused.inc({ stream }, records)
@@ -142,6 +143,8 @@ export async function makeIngestService(deps: IngestDeps): Promise<IngestService
       await stores.stop()
       waking.stop()
     },
-    maintain: () => retain({ db, log, rollupDays: settings.INGEST_ROLLUP_DAYS, clock }),
+    async maintain() {
+      await retain({ db, log, rollupDays: settings.INGEST_ROLLUP_DAYS, now: await findNow(db) })
+    },
   }
 }

@@ -180,6 +180,30 @@ test('a request that comes again with its key goes in once', async () => {
   await untilCounted(ann, name, 3)
 })
 
+test('what was taken is answered so again, though its stream takes no such record any more', async () => {
+  const name = await declare()
+  const post = (body: unknown, key: string) => ann.post(`/v1/streams/${name}/records`, body, { 'idempotency-key': key })
+  const [one, some] = [{ id: 1 }, [{ id: 2 }, { id: 3, kind: 'x' }]]
+  const first = [await post(one, 'stricter-1'), await post(some, 'stricter-2')]
+  assert.deepEqual(
+    first.map(answer => answer.status),
+    [201, 200],
+  )
+  const schema = { type: 'object', required: ['id', 'kind'], properties: { kind: { type: 'integer' } } }
+  assert.equal((await admin.put(`/v1/streams/${name}`, { ...declaration, schema, readers: 'users' })).status, 200)
+  const again = [await post(one, 'stricter-1'), await post(some, 'stricter-2')]
+  assert.deepEqual(
+    again.map(({ status, body }) => [status, body]),
+    first.map(({ status, body }) => [status, body]),
+  )
+  assertProblem(await post({ id: 4 }, 'stricter-1'), 422, 'idempotency_key_reused')
+  // A key that nothing was taken by is free for something that can be.
+  assertProblem(await post({ id: 4 }, 'stricter-3'), 422, 'record_invalid')
+  assert.equal((await post([{ id: 4 }], 'stricter-3')).status, 422)
+  assert.equal((await post({ id: 4, kind: 5 }, 'stricter-3')).status, 201)
+  assert.equal((await readAll(ann, name)).length, 4)
+})
+
 test('offsets have no gap, whoever adds at the same time and by whichever route', async () => {
   const name = await declare()
   await Promise.all(
@@ -240,6 +264,14 @@ test('records are read from any offset on, and followed live', async () => {
     ['11', '12', '13', '14', '15'],
   )
   assert.equal(page.next, '15')
+  // A page of long ones is a shorter one.
+  const long = Array.from({ length: 100 }, (_, id) => ({ id, text: 'x'.repeat(60_000) }))
+  const of = await declare()
+  assert.equal((await ann.post(`/v1/streams/${of}/records`, long)).body.accepted, 100)
+  const cut = (await ann.get(`/v1/streams/${of}/records?limit=1000`)).body
+  assert.ok(cut.records.length >= 50 && cut.records.length < 75, String(cut.records.length))
+  assert.equal(cut.next, cut.records.at(-1).offset)
+  assert.equal((await readAll(ann, of)).length, 100)
   assert.deepEqual((await ann.get(`/v1/streams/${name}/records?after=50`)).body, { records: [], next: '50' })
   for (const after of ['x', '-1', 'k1', '1.5']) {
     assertProblem(await ann.get(`/v1/streams/${name}/records?after=${after}`), 400, 'bad_offset')

@@ -1,5 +1,5 @@
 /** What the Kafka log and its consumer share: how they connect, how topics are named, what went wrong. */
-import { type BaseOptions, type Consumer, findErrorBy } from '@platformatic/kafka'
+import { Admin, type BaseOptions, type Consumer, findErrorBy } from '@platformatic/kafka'
 import type { StreamRow } from './types.ts'
 
 export interface KafkaPlace {
@@ -35,6 +35,19 @@ export function clientOptions({ brokers }: KafkaPlace): BaseOptions {
 /** A stream that is deleted and declared anew gets another topic, since ids are not used again. */
 export function topicOf({ prefix }: Pick<KafkaPlace, 'prefix'>, { id, name }: Pick<StreamRow, 'id' | 'name'>): string {
   return `${prefix}.${id}-${name}`
+}
+
+/** Removes the topic of a stream that was deleted, whether it is there or not. */
+export async function removeTopic(place: KafkaPlace, stream: Pick<StreamRow, 'id' | 'name'>): Promise<true> {
+  const admin = new Admin(clientOptions(place))
+  try {
+    await admin.deleteTopics({ topics: [topicOf(place, stream)] })
+  } catch (error) {
+    if (!isUnknownTopic(error)) throw error
+  } finally {
+    await admin.close()
+  }
+  return true
 }
 
 /** The stream a topic is of; undefined for others' topics. */

@@ -1,6 +1,7 @@
 /** Every statement on what the consumers of Kafka topics share: who there is, who reads what, and how far. */
 import { toArray, toTextArray } from '#platform/database/arrays.ts'
 import type { Queryable, Tx } from '#platform/database/pool.ts'
+import { holdStream } from './stream-store.ts'
 
 /** Says that this consumer is there for a while. Answers all that are, in one order for all of them. */
 export async function beat(db: Queryable, given: { holder: string; seconds: number }): Promise<string[]> {
@@ -105,6 +106,7 @@ export interface Move {
 /** Answers how many of a stream's partitions were where they must be, and have moved. */
 export async function movePartitions(tx: Tx, given: { streamId: number; moves: readonly Move[] }): Promise<number> {
   const { streamId, moves } = given
+  holdStream(tx, streamId)
   const { rowCount } = await tx.query(
     `update ingest.kafka_offsets o set next_offset = m.upto
      from unnest($2::integer[], $3::text[], $4::bigint[], $5::bigint[]) as m(partition, topic_id, since, upto)

@@ -8,10 +8,11 @@ import { makeTestDatabase } from '../../../test/support/database.ts'
 import { kafkaIsMissing, makeTestKafka } from '../../../test/support/kafka.ts'
 import { until } from '../../../test/support/until.ts'
 import { generateCourses } from './courses.ts'
-import { clientOptions, topicOf } from './kafka-client.ts'
+import { clientOptions, removeTopic, topicOf } from './kafka-client.ts'
 import { type KafkaConsumer, makeKafkaConsumer } from './kafka-consuming.ts'
 import { makeTaking, type Piece } from './kafka-taking.ts'
 import { type KafkaLogDeps, makeKafkaLog } from './log-kafka.ts'
+import { inCountedOrder } from './merging.ts'
 import { keyOf } from './record.ts'
 import { findOffsetOfKafka, listSegments } from './segment-store.ts'
 import { inventory, makeTestStreams } from './stores-test-support.ts'
@@ -88,7 +89,7 @@ async function assertOnce(stream: StreamRow, bunches: readonly Bunch[]) {
   )
   const counted = new Map<string, number>()
   for (const text of texts) {
-    const key = keyOf(stream.dimensions, JSON.parse(text))
+    const key = keyOf(inCountedOrder(stream.dimensions), JSON.parse(text))
     counted.set(key, (counted.get(key) ?? 0) + 1)
   }
   assert.deepEqual(byDimensions, counted)
@@ -118,7 +119,7 @@ test('records go through Kafka into the store once, and are found by the place t
         partition: at.partition!,
         place: at.first + index,
       })
-      const [segment] = await listSegments(db, { streamId: stream.id, after: found! - 1, records: 1 })
+      const [segment] = await listSegments(db, { streamId: stream.id, after: found! - 1, records: 1, bytes: 1 })
       assert.equal(segment!.lines.split('\n')[found! - segment!.first_offset], text)
     }
   }
@@ -363,5 +364,27 @@ test('a message of another producer does not stop the stream', { skip }, async (
   const consumer = makeConsumer()
   await untilTaken(stream, 6)
   await assertOnce(stream, bunches)
+  await consumer.stop()
+})
+
+test('a deleted stream’s topic is removed, and not its namesake’s', { skip }, async () => {
+  const old = await declare({ name: 'renewed' })
+  const log = makeLog()
+  const consumer = makeConsumer()
+  await log.append(old, makeBunch(5))
+  await untilTaken(old, 5)
+  await streams.remove(old.name)
+  const fresh = await declare({ name: 'renewed' })
+  const bunches = [makeBunch(5), makeBunch(5)]
+  await log.append(fresh, bunches[0]!)
+  await removeTopic(place, old)
+  const admin = new Admin(clientOptions(place))
+  atEnd(() => admin.close())
+  await until(async () => !(await admin.listTopics()).includes(topicOf(place, old)))
+  // One that is gone is as it is to be.
+  await removeTopic(place, old)
+  await log.append(fresh, bunches[1]!)
+  await untilTaken(fresh, 10)
+  await assertOnce(fresh, bunches)
   await consumer.stop()
 })

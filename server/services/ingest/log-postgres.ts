@@ -12,7 +12,7 @@ import { appendBatch, type NewSegment } from './segment-store.ts'
 import { type Bunch, type Placed, type Route, routes, type StreamRow } from './types.ts'
 
 export interface PostgresLog {
-  /** Durable when this resolves. What is added to a stream first comes first. */
+  /** Durable when this resolves. What is added to a stream first comes first. @throws overloaded, stream_changed */
   append(stream: StreamRow, given: { route: Route; bunch: Bunch }): Promise<Placed>
   /** The same inside a transaction of the caller's, after whose commit `wake` is to be called. */
   appendIn(tx: Queryable, stream: StreamRow, bunches: readonly Routed[]): Promise<Placed[]>
@@ -82,7 +82,7 @@ export function makePostgresLog(deps: {
       at: new Date(clock()),
       delta: deltaOf(stream, items),
     })
-    if (base === undefined) throw errors.streamNotFound(stream.name)
+    if (base === undefined) throw errors.streamChanged(stream.name)
     const records = { a: 0, b: 0 }
     for (const { route, bunch } of items) records[route] += bunch.texts.length
     for (const route of routes) if (records[route] > 0) stored.inc({ stream: stream.name, route }, records[route])

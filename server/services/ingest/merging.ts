@@ -122,11 +122,12 @@ function tallyDeltas(deltas: readonly DeltaRow[]) {
   const byRoute: { minute: number; route: string; count: number }[] = []
   for (const delta of deltas) {
     const minute = delta.minute.getTime()
-    const minutes = byDimensions.get(delta.dimensions) ?? new Map<number, Map<string, number>>()
-    byDimensions.set(delta.dimensions, minutes)
+    const { dimensions, routes } = readDelta(delta)
+    const minutes = byDimensions.get(dimensions) ?? new Map<number, Map<string, number>>()
+    byDimensions.set(dimensions, minutes)
     const counts = minutes.get(minute) ?? new Map<string, number>()
     minutes.set(minute, counts)
-    for (const { route, pairs } of readDelta(delta.counts)) {
+    for (const { route, pairs } of routes) {
       for (const [values, count] of pairs) {
         const key = JSON.stringify(values)
         counts.set(key, (counts.get(key) ?? 0) + count)
@@ -137,11 +138,23 @@ function tallyDeltas(deltas: readonly DeltaRow[]) {
   return { byDimensions, byRoute }
 }
 
-export function readDelta(counts: string): { route: string; pairs: [string[], number][] }[] {
-  return Object.entries(JSON.parse(counts) as Record<string, [string[], number][]>).map(([route, pairs]) => ({
-    route,
-    pairs,
-  }))
+/** What a delta counts, by route, with the values in the order in which sets of dimensions are counted. */
+export function readDelta(delta: { dimensions: string; counts: string }) {
+  const names = delta.dimensions === '' ? [] : delta.dimensions.split(',')
+  const sorted = inCountedOrder(names)
+  const places = sorted.map(name => names.indexOf(name))
+  const isSorted = places.every((place, index) => place === index)
+  const byRoute = Object.entries(JSON.parse(delta.counts) as Record<string, [string[], number][]>)
+  const routes = byRoute.map(([route, pairs]) => {
+    if (!isSorted) for (const pair of pairs) pair[0] = places.map(place => pair[0][place]!)
+    return { route, pairs }
+  })
+  return { dimensions: sorted.join(','), routes }
+}
+
+/** Whatever order they are declared or asked for in: a set of dimensions is counted in one place. */
+export function inCountedOrder(dimensions: readonly string[]): string[] {
+  return dimensions.toSorted(compare)
 }
 
 /** Every set of the dimensions, the whole one first, with the places of its values. */

@@ -207,6 +207,8 @@ test('two copiers of a stream at once copy each record once', { skip }, async ()
 test('a MongoDB that is killed and comes back has each record once', { skip, timeout: 60_000 }, async () => {
   const stream = await declare({ schema: { type: 'object' } })
   for (let n = 0; n < 40; n++) await add(stream, { route: 'b', texts: numbered(n * 250, 250) })
+  // FerretDB that is killed while it makes a collection cannot make it any more.
+  await client.db().createCollection(stream.name)
   const mongo = makeCopies()
   const reader = mongo.readerOf('b')
   const step = () => reader.step({ streamId: stream.id, name: stream.name, position: 0, newest: 0 })
@@ -293,4 +295,27 @@ test('half of a surrogate pair, which BSON cannot hold, is kept in the text', ()
     const { record, json } = toDocument({ streamId: 1, offset: 1, route: 'a', at: new Date(0), text })
     assert.deepEqual([record, json], [undefined, text])
   }
+})
+
+test('a deleted stream’s documents are removed, and none of its namesake’s', { skip }, async () => {
+  const schema = { type: 'object' }
+  const old = await declare({ name: 'renewed', schema })
+  const mongo = makeCopies()
+  await add(old, { route: 'a', texts: numbered(0, 1100) })
+  await copyAll(mongo)
+  await streams.remove(old.name)
+  const fresh = await declare({ name: 'renewed', schema })
+  const other = await declare({ name: 'renewed2', schema })
+  await add(fresh, { route: 'b', texts: numbered(0, 30) })
+  await copyAll(mongo)
+  assert.equal((await documentsOf(fresh)).length, 1130)
+  let pieces = 1
+  while (!(await mongo.remove(old))) pieces++
+  assert.equal(pieces, 2)
+  assert.deepEqual(new Set((await documentsOf(fresh)).map(({ _id }) => _id.stream)), new Set([fresh.id]))
+  await assertOnce(fresh)
+  // Where there is nothing, there is nothing to do.
+  assert.ok(await mongo.remove(old))
+  assert.ok(await mongo.remove(other))
+  await assertOnce(fresh)
 })

@@ -15,6 +15,7 @@ import {
 import type { Database } from '#platform/database/pool.ts'
 import type { Log } from '#platform/log.ts'
 import { findHead, leaseCursor, moveLeased } from './cursor-store.ts'
+import type { Remove } from './leftovers.ts'
 import { type RecordDocument, toDocument, toTextDocument } from './mongo-documents.ts'
 import type { ReaderKind } from './readers.ts'
 import { listSegmentsOfRoute, type SegmentRow } from './segment-store.ts'
@@ -33,6 +34,7 @@ export interface MongoDeps {
 const segmentsMax = 16
 const batchDocuments = 1000
 const batchCharsMax = 4 * 1024 * 1024
+const removedAtOnce = 1000
 /** Longer than a step takes, by far: whoever loses it meanwhile copies in vain. */
 const leaseSeconds = 60
 const selectTimeoutMs = 5000
@@ -46,6 +48,8 @@ const refusingCodes = new Set([2, 9, 14, 15, 22, 52, 53, 57, 121, 10_334, 17_280
 
 export interface Mongo {
   readerOf(route: Route): ReaderKind
+  /** Removes the documents of a stream that was deleted, and none of its namesake's. The collection stays. */
+  remove: Remove
   stop(): Promise<void>
 }
 
@@ -61,6 +65,14 @@ export function makeMongo(deps: MongoDeps & { url: string }): Mongo {
     collections.collection<RecordDocument>(name, { writeConcern: { w: 'majority' }, ignoreUndefined: true })
   return {
     readerOf: route => makeCopier({ ...deps, collectionOf, route }),
+    async remove({ id, name }) {
+      const collection = collectionOf(name)
+      // As it stands in the index of `_id`s.
+      const ofStream = { _id: { $gte: { stream: id, offset: 0 }, $lt: { stream: id + 1, offset: 0 } } }
+      const found = await collection.find(ofStream, { projection: { _id: 1 }, limit: removedAtOnce }).toArray()
+      if (found.length > 0) await collection.deleteMany({ _id: { $in: found.map(({ _id }) => _id) } })
+      return found.length < removedAtOnce
+    },
     stop: () => client.close(),
   }
 }

@@ -5,20 +5,20 @@ import { Type } from 'typebox'
 import type { Outcome } from '#platform/batch.ts'
 import { asAppError, isAppError, errors as platformErrors } from '#platform/errors.ts'
 import { callerOf } from '#platform/http/guard.ts'
-import { type Answer, idempotencyKeyOf } from '#platform/http/idempotency.ts'
+import { type Answer, type IdempotencyKey, idempotencyKeyOf } from '#platform/http/idempotency.ts'
 import type { HttpApp } from '#platform/http/server.ts'
 import type { Accepted, Appending } from './appending.ts'
 import { errors } from './errors.ts'
 import { type CutOff, type Lines, readLines } from './lines.ts'
 import type { OpenLines } from './open-lines.ts'
-import { appendRight, prepareAll, readBody, showError } from './requests.ts'
+import { appendRight, type Body, prepareAll, readBody, showError } from './requests.ts'
 import type { IngestSettings } from './settings.ts'
 import { Shown } from './shapes.ts'
-import type { ReadyStream, Streams } from './streams.ts'
+import { type ReadyStream, type Streams, withCurrent } from './streams.ts'
 import type { Prepared } from './types.ts'
 
 export interface RecordRoutesDeps {
-  streams: Pick<Streams, 'getWritable'>
+  streams: Pick<Streams, 'getWritable' | 'forget'>
   appending: Appending
   settings: IngestSettings
   openLines: OpenLines
@@ -52,14 +52,11 @@ export function addRecordRoutes(app: HttpApp, deps: RecordRoutesDeps) {
     },
     async (request, reply) => {
       const find = () => deps.streams.getWritable(callerOf(request), request.params.name)
-      const stream = await find()
       if (request.body instanceof Readable) {
+        await find()
         return answerLines(deps, { request, reply: reply as unknown as FastifyReply, find })
       }
-      const body = readCounted(deps, { stream, body: request.body })
-      const answer = await ('one' in body
-        ? takeOne(deps, { request, stream, record: body.one })
-        : takeSeveral(deps, { request, stream, prepared: body.several }))
+      const answer = await withCurrent(deps.streams, find, stream => takeBody(deps, { request, stream, find }))
       return reply.status(answer.status as 200).send(answer.body as never)
     },
   )
@@ -79,37 +76,53 @@ function bringsLines(request: FastifyRequest): boolean {
   return linesTypes.includes(type.trim().toLowerCase())
 }
 
-/** Reads a body; a record that is wrong is counted as refused. */
-function readCounted(deps: RecordRoutesDeps, { stream, body }: { stream: ReadyStream; body: unknown }) {
+/** The stream as it is declared now: it may be changed, deleted and declared anew while records come. */
+type Find = () => Promise<ReadyStream>
+
+interface Given {
+  request: FastifyRequest
+  stream: ReadyStream
+  find: Find
+}
+
+/** What a request with a key was answered the first time comes before what is wrong with it by now. */
+async function takeBody(deps: RecordRoutesDeps, given: Given): Promise<Answer> {
+  const { request, stream } = given
+  const key = idempotencyKeyOf(request)
+  let body: Body
   try {
-    return readBody(stream.rules, body, deps.settings.INGEST_ARRAY_MAX)
+    body = readBody(stream.rules, request.body, deps.settings.INGEST_ARRAY_MAX)
   } catch (error) {
+    const remembered = key && (await deps.appending.recall(key))
+    if (remembered) return remembered
     deps.onRefused(stream.name, 1)
     throw error
   }
+  return 'one' in body ? takeOne(deps, stream, body.one, key) : takeSeveral(deps, given, body.several, key)
 }
 
 async function takeOne(
   { appending }: RecordRoutesDeps,
-  given: { request: FastifyRequest; stream: ReadyStream; record: Prepared },
+  stream: ReadyStream,
+  record: Prepared,
+  key: IdempotencyKey | undefined,
 ): Promise<Answer> {
-  const { request, stream, record } = given
-  const key = idempotencyKeyOf(request)
   if (!key) return { status: 201, body: await appending.appendOne(stream, record) }
   return appending.appendOnce({ stream, records: [record], key, show: ([body]) => ({ status: 201, body }) })
 }
 
 async function takeSeveral(
-  { appending, onRefused }: RecordRoutesDeps,
-  given: { request: FastifyRequest; stream: ReadyStream; prepared: Outcome<Prepared>[] },
+  deps: RecordRoutesDeps,
+  { stream, find }: Given,
+  prepared: Outcome<Prepared>[],
+  key: IdempotencyKey | undefined,
 ): Promise<Answer> {
-  const { request, stream, prepared } = given
-  const refused = prepared.filter(each => 'error' in each).length
-  if (refused > 0) onRefused(stream.name, refused)
-  const key = idempotencyKeyOf(request)
-  if (!key || refused === prepared.length) return showOutcomes(await appendRight(appending, stream, prepared))
   const right = prepared.flatMap(each => ('value' in each ? [each.value] : []))
-  return appending.appendOnce({
+  const remembered = key && right.length === 0 ? await deps.appending.recall(key) : undefined
+  if (remembered) return remembered
+  if (right.length < prepared.length) deps.onRefused(stream.name, prepared.length - right.length)
+  if (!key || right.length === 0) return showOutcomes(await appendRight({ ...deps, stream, find }, prepared))
+  return deps.appending.appendOnce({
     stream,
     records: right,
     key,
@@ -134,9 +147,6 @@ function showOutcomes(outcomes: readonly Outcome<Accepted>[]): Answer {
     },
   }
 }
-
-/** The stream as it is declared now: a request without an end may see it changed, deleted and declared anew. */
-type Find = () => Promise<ReadyStream>
 
 /** Answers while the client sends. */
 function answerLines(
@@ -196,7 +206,7 @@ async function takePiece(deps: RecordRoutesDeps, find: Find, { first, texts }: L
   )
   const refused = prepared.filter(each => 'error' in each).length
   if (refused > 0) deps.onRefused(stream.name, refused)
-  const outcomes = await appendRight(deps.appending, stream, prepared)
+  const outcomes = await appendRight({ ...deps, stream, find }, prepared)
   return writeAnswers(lines, outcomes)
 }
 

@@ -14,7 +14,7 @@ import { listBehind } from './cursor-store.ts'
 import { makePostgresLog } from './log-postgres.ts'
 import { keysMax, relayName } from './merging.ts'
 import { keyOf } from './record.ts'
-import { makeRedisCounters } from './redis-counters.ts'
+import { makeRedisCounters, removeCounters } from './redis-counters.ts'
 import { makeTestStreams, mergeAll } from './stores-test-support.ts'
 import type { StreamRow } from './types.ts'
 
@@ -221,6 +221,20 @@ test('counts of a stream that was deleted are not those of its namesake', { skip
   const fresh = await declare({ name: 'namesake', dimensions: ['region'] })
   await add(fresh, 10)
   await relayAll()
+  await assertEqual(fresh)
+})
+
+test('a deleted stream’s counts are removed, unless its namesake’s have replaced them', { skip }, async () => {
+  const [gone, renewed] = [await declare({ name: 'gone' }), await declare({ name: 'renewed' })]
+  for (const stream of [gone, renewed]) await add(stream, 30)
+  await relayAll()
+  for (const stream of [gone, renewed]) await streams.remove(stream.name)
+  const fresh = await declare({ name: renewed.name })
+  await add(fresh, 10)
+  await relayAll()
+  assert.notDeepEqual(await redis.keys('capstan:streams:gone*'), [])
+  for (const stream of [gone, renewed]) await removeCounters(redis, stream)
+  assert.deepEqual(await redis.keys('capstan:streams:gone*'), [])
   await assertEqual(fresh)
 })
 

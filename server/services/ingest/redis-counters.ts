@@ -2,7 +2,7 @@
  * Keeps counts in Redis, for whoever reads them there: for each stream the hashes
  *   capstan:streams:<name>            `total`, and how far the counts have come (`stream`, `position`, `hashes`)
  *   capstan:streams:<name>:<dimension>            value → count
- *   capstan:streams:<name>:<dimension>,<dimension>    JSON array of the values → count
+ *   capstan:streams:<name>:<dimension>,<dimension>    JSON array of the values → count; the names in their order
  *   capstan:streams:<name>:route                  route → count
  *
  * Counts are relayed once they are merged into the rollups, from the same numbered deltas, so they are the same counts.
@@ -68,9 +68,10 @@ export function makeRedisCounters(deps: { db: Database; redis: Redis; log: Log; 
 
   async function sumUp(streamId: number, deltas: readonly DeltaRow[]): Promise<Counts> {
     const counts: Counts = new Map()
-    for (const { dimensions, counts: text } of deltas) {
+    for (const delta of deltas) {
+      const { dimensions, routes } = readDelta(delta)
       const sets = setsOf(dimensions).filter(set => set.places.length <= dimensionsMax)
-      for (const { route, pairs } of readDelta(text)) {
+      for (const { route, pairs } of routes) {
         for (const [values, count] of pairs) {
           const isKnown = await admitted.has({ streamId, dimensions, key: JSON.stringify(values) })
           const shown = isKnown ? values : values.map(() => otherValue)
@@ -115,6 +116,12 @@ export function makeRedisCounters(deps: { db: Database; redis: Redis; log: Log; 
       return position !== stands.position && position < (head?.last_delta ?? 0)
     },
   }
+}
+
+/** Removes the hashes of a stream that was deleted, unless they are its namesake's by now. */
+export async function removeCounters(redis: Redis, { id, name }: { id: number; name: string }): Promise<true> {
+  await redis.call('eval', [removeScript, 1, keyOf(name), String(id)])
+  return true
 }
 
 function add(counts: Counts, set: string, values: readonly string[], count: number) {
@@ -179,11 +186,17 @@ local names = cjson.decode(redis.call('hget', KEYS[1], 'hashes') or '[]')
 local hashes = {}
 for _, name in ipairs(names) do hashes[name] = true end
 ${write}`
-const replaceScript = `${begin}
+const removeAll = `
 for _, name in ipairs(cjson.decode(redis.call('hget', KEYS[1], 'hashes') or '[]')) do
   redis.call('del', KEYS[1] .. ':' .. name)
 end
 redis.call('del', KEYS[1])
+`
+const removeScript = `
+if redis.call('hget', KEYS[1], 'stream') ~= ARGV[1] then return end
+${removeAll}`
+const replaceScript = `${begin}
+${removeAll}
 local names, hashes = {}, {}
 ${write}`
 

@@ -11,10 +11,10 @@ import { Ingest, type Place } from '../../proto/capstan/ingest/v1/ingest_pb.js'
 import { weighBunch } from './bunch.ts'
 import { errors } from './errors.ts'
 import { makeOutage, type Outage } from './outage.ts'
-import type { Bunch, Placed, RecordLog } from './types.ts'
+import type { Bunch, Placed, RecordLog, StreamRow } from './types.ts'
 
 interface Item {
-  stream: string
+  stream: Pick<StreamRow, 'id' | 'name'>
   bunch: Bunch
 }
 
@@ -46,7 +46,7 @@ export function makeRelay(deps: { url: string; key: string; waitingMax: number; 
     run: items => send({ client, key: deps.key, url: deps.url, outage, items }),
   })
   return {
-    append: (stream, bunch) => calls.push({ stream: stream.name, bunch }),
+    append: (stream, bunch) => calls.push({ stream, bunch }),
     idle: () => calls.idle(),
     stop: () => sessions.abort(),
   }
@@ -62,7 +62,13 @@ async function send(given: {
   const { client, key, url, outage, items } = given
   try {
     const { places } = await client.relay(
-      { bunches: items.map(({ stream, bunch }) => ({ stream, texts: [...bunch.texts] })) },
+      {
+        bunches: items.map(({ stream, bunch }) => ({
+          stream: stream.name,
+          streamId: stream.id,
+          texts: [...bunch.texts],
+        })),
+      },
       { headers: { [relayHeader]: key }, timeoutMs },
     )
     outage.worked()

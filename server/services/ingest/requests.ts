@@ -5,7 +5,7 @@ import { type AppError, isAppError, errors as platformErrors } from '#platform/e
 import type { Accepted, Appending } from './appending.ts'
 import { errors } from './errors.ts'
 import { prepareRecord, prepareValue, type RecordRules, sliceArray } from './record.ts'
-import type { ReadyStream } from './streams.ts'
+import { isStreamChanged, type ReadyStream, type Streams } from './streams.ts'
 import type { Prepared } from './types.ts'
 
 /** What a JSON body holds: one record, or several each with its own outcome. */
@@ -59,9 +59,45 @@ function attempt<T>(prepare: () => T): Outcome<T> {
   }
 }
 
-/** Appends those that are right. Answers an outcome for each, in order. */
+/** Where records go: the stream as it was found, and the way to find it again. */
+export interface Target {
+  appending: Pick<Appending, 'appendMany'>
+  streams: Pick<Streams, 'forget'>
+  stream: ReadyStream
+  find: () => Promise<ReadyStream>
+}
+
+/**
+ * Appends those that are right. Answers an outcome for each, in order. What is refused since the stream was deleted
+ * meanwhile is looked at anew, for the one of its name that is there now.
+ */
 export async function appendRight(
-  appending: Pick<Appending, 'appendMany'>,
+  target: Target,
+  prepared: readonly Outcome<Prepared>[],
+): Promise<Outcome<Accepted>[]> {
+  const { appending, streams, stream, find } = target
+  const outcomes = await append(appending, stream, prepared)
+  const late = outcomes.flatMap((each, index) => ('error' in each && isStreamChanged(each.error) ? [index] : []))
+  if (late.length === 0) return outcomes
+  streams.forget(stream)
+  const texts = late.map(index => (prepared[index] as { value: Prepared }).value.text)
+  const again = await appendTexts(appending, find, texts)
+  for (const [place, index] of late.entries()) outcomes[index] = again[place]!
+  return outcomes
+}
+
+async function appendTexts(appending: Target['appending'], find: Target['find'], texts: readonly string[]) {
+  let stream: ReadyStream
+  try {
+    stream = await find()
+  } catch (error) {
+    return texts.map(() => ({ error }))
+  }
+  return append(appending, stream, prepareAll(stream.rules, texts))
+}
+
+async function append(
+  appending: Target['appending'],
   stream: ReadyStream,
   prepared: readonly Outcome<Prepared>[],
 ): Promise<Outcome<Accepted>[]> {

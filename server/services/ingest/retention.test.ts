@@ -10,7 +10,7 @@ const dayMs = 86_400_000
 const { db } = await makeTestDatabase()
 const { declare } = makeTestStreams(db)
 const today = Date.now()
-const retainAt = (now: number) => retain({ db, log: silentLog, rollupDays: 400, clock: () => now })
+const retainAt = (now: number) => retain({ db, log: silentLog, rollupDays: 400, now: new Date(now) })
 
 const add = (streamId: number, at: number) =>
   appendBatch(db, {
@@ -75,4 +75,24 @@ test('who reads for long holds up nobody who adds while a day is to be made', as
   const before = (await parts()).length
   await Promise.all([retainAt(today + 100 * dayMs), retainAt(today + 100 * dayMs)])
   assert.ok((await parts()).length > before)
+})
+
+test('a process whose clock is far ahead moves no stream into the future', async () => {
+  const stream = await declare()
+  const timesOf = async () => {
+    const { rows } = await db.query<{ at: Date; ahead: number }>(
+      `select at, extract(epoch from at - now())::float8 as ahead from ingest.segments where stream_id = $1
+       order by first_offset`,
+      [stream.id],
+    )
+    return rows
+  }
+  await add(stream.id, Date.now() - 60_000)
+  await add(stream.id, Date.now() + 400 * dayMs)
+  await add(stream.id, Date.now() - 60_000)
+  const [behind, ahead, next] = await timesOf()
+  // Nothing but the bound is above what the database's clock says now.
+  assert.ok(ahead!.ahead <= 5, `${ahead!.ahead} s`)
+  assert.ok(behind!.at < ahead!.at && ahead!.at <= next!.at)
+  assert.ok(next!.ahead <= 5, `${next!.ahead} s`)
 })

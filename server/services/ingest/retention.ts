@@ -1,21 +1,26 @@
 /** Makes the days that come and removes what is older than it is kept. */
 import { type Database, sqlState, type Tx } from '#platform/database/pool.ts'
 import type { Log } from '#platform/log.ts'
+import { forgetLeftovers } from './leftover-store.ts'
 import { deleteOldRollups } from './rollup-store.ts'
 import { deleteOldSegments, dropDay, findLongestRetention, listOldDays, lockDays, makeDays } from './segment-store.ts'
 
 const dayMs = 86_400_000
 const daysAhead = 3
+/** How long a store that is not there may come back and be rid of what it has of deleted streams. */
+const leftoverDays = 90
 /** Of one statement, and so many of those. */
 const deletedMax = 10_000
 const roundsMax = 100
 const lockMs = 500
 const lockNotAvailable = '55P03'
 
-/** Once every few minutes; a bounded amount at once, but more than a busy stream adds meanwhile. */
-export async function retain(deps: { db: Database; log: Log; rollupDays: number; clock: () => number }) {
-  const { db, log, rollupDays, clock } = deps
-  const now = new Date(clock())
+/**
+ * Once every few minutes; a bounded amount at once, but more than a busy stream adds meanwhile.
+ * @param deps now: by the database's clock; a process whose own is ahead must not remove what is not old yet
+ */
+export async function retain(deps: { db: Database; log: Log; rollupDays: number; now: Date }) {
+  const { db, log, rollupDays, now } = deps
   await changeDays(deps, tx => makeDays(tx, { first: now, days: daysAhead }))
   const longest = await findLongestRetention(db)
   for (const name of await listOldDays(db, new Date(now.getTime() - longest * dayMs))) {
@@ -26,6 +31,7 @@ export async function retain(deps: { db: Database; log: Log; rollupDays: number;
   await untilFew(() => deleteOldSegments(db, { now, limit: deletedMax }))
   const before = new Date(now.getTime() - rollupDays * dayMs)
   await untilFew(() => deleteOldRollups(db, { before, limit: deletedMax }))
+  await forgetLeftovers(db, leftoverDays)
 }
 
 /**

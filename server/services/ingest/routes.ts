@@ -110,8 +110,8 @@ function addReadRoutes(app: HttpApp, { streams, reading }: RoutesDeps) {
         tags,
         summary: 'Records above an offset, in their order',
         description:
-          '`next` is what to pass as `after` for what comes next. To follow a stream as it grows, take the live topic ' +
-          '`streams/<name>`.',
+          '`next` is what to pass as `after` for what comes next; an empty page is the last one. A page ends at 4 MiB of ' +
+          'records, whatever its `limit`. To follow a stream as it grows, take the live topic `streams/<name>`.',
         params,
         querystring: Type.Object({
           after: Type.String({

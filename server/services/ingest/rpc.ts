@@ -15,7 +15,7 @@ import {
 import { errors } from './errors.ts'
 import { prepareRecord } from './record.ts'
 import { relayHeader } from './relay.ts'
-import type { ReadyStream, Streams } from './streams.ts'
+import { type ReadyStream, type Streams, withCurrent } from './streams.ts'
 import { type RecordLog, writeOffset } from './types.ts'
 
 const writes = { access: 'user', scope: 'streams:write' } as const
@@ -24,7 +24,7 @@ const relays = { access: 'optional', isOperation: true } as const
 const refusedMax = 1000
 
 export interface IngestRpcDeps {
-  streams: Pick<Streams, 'get' | 'getWritable'>
+  streams: Pick<Streams, 'get' | 'getWritable' | 'forget'>
   /** Route A's. */
   log: RecordLog
   /** What fronts show, in hexadecimal. */
@@ -47,7 +47,11 @@ export function addIngestRpc(rpc: Pick<Rpc, 'addService'>, deps: IngestRpcDeps) 
     records: readonly string[]
     from: number
   }): Promise<Appended> {
-    const stream = await streams.getWritable(given.caller, given.name)
+    const find = () => streams.getWritable(given.caller, given.name)
+    return withCurrent(streams, find, stream => appendTo(stream, given))
+  }
+
+  async function appendTo(stream: ReadyStream, given: { records: readonly string[]; from: number }): Promise<Appended> {
     const { runs, refused } = prepareRuns(stream, given)
     const taken = await Promise.all(
       runs.map(async ({ index, texts, keys }) => {
@@ -57,6 +61,17 @@ export function addIngestRpc(rpc: Pick<Rpc, 'addService'>, deps: IngestRpcDeps) 
     )
     if (refused.length > 0) deps.onRefused(stream.name, refused.length)
     return { taken, refused }
+  }
+
+  /** @throws stream_not_found; stream_changed when the front means an older one of that name */
+  async function getSame({ stream: name, streamId }: { stream: string; streamId: number }): Promise<ReadyStream> {
+    const known = await streams.get(name)
+    if (known.id === streamId) return known
+    // It may be this process that knows an older one.
+    streams.forget(known)
+    const stream = await streams.get(name)
+    if (stream.id !== streamId) throw errors.streamChanged(name)
+    return stream
   }
 
   rpc.addService(Ingest, {
@@ -88,10 +103,7 @@ export function addIngestRpc(rpc: Pick<Rpc, 'addService'>, deps: IngestRpcDeps) 
         assertRelay(context, deps.key)
         const places = bunches.map(async (bunch): Promise<MessageInitShape<typeof PlaceSchema>> => {
           try {
-            const { partition, first } = await log.append(await streams.get(bunch.stream), {
-              texts: bunch.texts,
-              keys: [],
-            })
+            const { partition, first } = await log.append(await getSame(bunch), { texts: bunch.texts, keys: [] })
             return { ...(partition === undefined ? {} : { partition }), first: BigInt(first) }
           } catch (error) {
             if (!isAppError(error)) throw error

@@ -17,6 +17,7 @@ export interface NewSegment {
 export interface NewBatch {
   streamId: number
   segments: readonly NewSegment[]
+  /** By this process's clock; taken as a few seconds from now by the database's, where it is later than that. */
   at: Date
   /** What the batch adds to the counts, as in the table of deltas; undefined where that is done later. */
   delta: { dimensions: string; counts: string } | undefined
@@ -24,6 +25,8 @@ export interface NewBatch {
 
 /** Of the statement, before the lines. */
 const fixedValues = 10
+/** How far a process's clock may be ahead of the database's. Times never run back, so one that is too late stays. */
+const aheadSeconds = 5
 
 /**
  * One statement, and so one commit: numbers, segments and what they add to the counts. Answers the number before the
@@ -40,7 +43,8 @@ export async function appendBatch(db: Queryable, batch: NewBatch): Promise<numbe
          with ordinality as g(records, route, lines, kafka_partition, kafka_offset, n)
      ), head as (
        update ingest.heads
-       set last_offset = last_offset + $4, last_delta = last_delta + $5, last_at = greatest(last_at, $6::timestamptz)
+       set last_offset = last_offset + $4, last_delta = last_delta + $5,
+         last_at = greatest(last_at, least($6::timestamptz, now() + interval '${aheadSeconds} seconds'))
        where stream_id = $1
        returning last_offset - $4 as base, last_delta, last_at
      ), put as (
@@ -78,21 +82,27 @@ export interface SegmentRow {
   lines: string
 }
 
-/** All that hold records above `after`, up to the one numbered `after + records`; ascending. */
+/**
+ * Those that hold records above `after`, up to the one numbered `after + records`, ascending; of them as many as have
+ * `bytes` together, the last of them whole, and one at least.
+ */
 export async function listSegments(
   db: Queryable,
-  given: { streamId: number; after: number; records: number },
+  given: { streamId: number; after: number; records: number; bytes: number },
 ): Promise<SegmentRow[]> {
-  // The segment that holds the record after `after` begins at or before it.
+  // The segment that holds the record after `after` begins at or before it. Lengths are known without the lines.
   const { rows } = await db.query<SegmentRow>(
-    `select first_offset, last_offset, at, route, lines from ingest.segments
-     where stream_id = $1
-       and first_offset between coalesce((
-         select first_offset from ingest.segments
-         where stream_id = $1 and first_offset <= $2 + 1 order by first_offset desc limit 1), 0) and $2 + $3
-       and last_offset > $2
-     order by first_offset`,
-    [given.streamId, given.after, given.records],
+    `select first_offset, last_offset, at, route, lines
+     from (
+       select *, sum(octet_length(lines)) over (order by first_offset) - octet_length(lines) as before
+       from ingest.segments
+       where stream_id = $1
+         and first_offset between coalesce((
+           select first_offset from ingest.segments
+           where stream_id = $1 and first_offset <= $2 + 1 order by first_offset desc limit 1), 0) and $2 + $3
+         and last_offset > $2) s
+     where before < $4 order by first_offset`,
+    [given.streamId, given.after, given.records, given.bytes],
   )
   return rows
 }
@@ -151,6 +161,12 @@ export async function lockDays(tx: Tx): Promise<boolean> {
 
 export async function makeDays(db: Queryable, given: { first: Date; days: number }) {
   await db.query(`select ingest.make_days(($1::timestamptz at time zone 'utc')::date, $2)`, [given.first, given.days])
+}
+
+/** The time that all processes share. */
+export async function findNow(db: Queryable): Promise<Date> {
+  const { rows } = await db.query<{ now: Date }>('select now() as now')
+  return rows[0]!.now
 }
 
 /** In days; what nobody's stream keeps that long is nobody's. */

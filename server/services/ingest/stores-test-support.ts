@@ -4,7 +4,7 @@ import { readSettings } from '#platform/config.ts'
 import type { Database } from '#platform/database/pool.ts'
 import { silentLog } from '#platform/log.ts'
 import { coursesDeclaration } from './courses.ts'
-import { makeMerger, mergerName } from './merging.ts'
+import { inCountedOrder, makeMerger, mergerName } from './merging.ts'
 import { ingestSettings } from './settings.ts'
 import { makeStreams } from './streams.ts'
 import type { Declaration, StreamRow } from './types.ts'
@@ -44,7 +44,7 @@ export async function inventory(db: Database, stream: StreamRow) {
   await mergeAll(db, stream)
   const { rows: counted } = await db.query<{ key: string; count: number }>(
     `select key, count from ingest.rollups where stream_id = $1 and grain = 86400 and dimensions = $2`,
-    [stream.id, stream.dimensions.join(',')],
+    [stream.id, inCountedOrder(stream.dimensions).join(',')],
   )
   return {
     offsets: rows.map(row => row.offset),

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { Admin } from '@platformatic/kafka'
 import { Redis } from 'ioredis'
 import { MongoClient } from 'mongodb'
 import { makeTestApp } from '../../../test/support/app.ts'
@@ -11,7 +12,7 @@ import { until } from '../../../test/support/until.ts'
 import { generateCourses } from './courses.ts'
 import { inventory } from './stores-test-support.ts'
 import { findStream } from './stream-store.ts'
-import { makeSender } from './test-support.ts'
+import { makeAdmin, makeSender } from './test-support.ts'
 
 const skip = kafkaIsMissing || mongoIsMissing || redisIsMissing
 
@@ -65,5 +66,17 @@ test('with Kafka, MongoDB and Redis each record is in each store once, and the c
   const page = await sender.get(`/v1/streams/courses/records?after=${fromKafka.offset}&limit=1`)
   assert.equal(page.status, 200, JSON.stringify(page.body))
   assert.match(fromKafka.offset, /^k\d+\.\d+$/)
+
+  // What is deleted is deleted everywhere, a moment later.
+  const admin = new Admin({ clientId: 'test', bootstrapBrokers: [kafka.brokers] })
+  atEnd(() => admin.close())
+  const topics = async () => (await admin.listTopics()).filter(name => name.endsWith('-courses'))
+  assert.equal((await topics()).length, 1)
+  const { status } = await (await makeAdmin(server)).delete('/v1/streams/courses')
+  assert.equal(status, 204)
+  await server.db.query('update ingest.leftovers set due_at = now()')
+  await until(async () => (await documents.countDocuments()) === 0, 30_000)
+  await until(async () => (await redis.keys('capstan:streams:courses*')).length === 0, 30_000)
+  await until(async () => (await topics()).length === 0, 30_000)
   assert.deepEqual(server.complaints, [])
 })

@@ -6,13 +6,14 @@ import type { Database } from '#platform/database/pool.ts'
 import type { Log } from '#platform/log.ts'
 import type { Metrics } from '#platform/metrics.ts'
 import { releaseLeases } from './cursor-store.ts'
-import type { KafkaPlace } from './kafka-client.ts'
+import { type KafkaPlace, removeTopic } from './kafka-client.ts'
 import { type KafkaConsumer, makeKafkaConsumer } from './kafka-consuming.ts'
 import { makeTaking } from './kafka-taking.ts'
+import { makeLeftovers, type Remove } from './leftovers.ts'
 import { type KafkaLog, makeKafkaLog } from './log-kafka.ts'
 import { makeMongo } from './mongo.ts'
 import type { ReaderKind } from './readers.ts'
-import { makeRedisCounters } from './redis-counters.ts'
+import { makeRedisCounters, removeCounters } from './redis-counters.ts'
 import type { IngestSettings } from './settings.ts'
 import type { Streams } from './streams.ts'
 
@@ -53,15 +54,29 @@ export function makeStores(deps: StoresDeps): Stores {
   const onRefused = (stream: string, records: number) => refused.inc({ stream }, records)
   const url = parts.consumer || parts.front ? settings.MONGODB_URL : undefined
   const mongo = url === undefined ? undefined : makeMongo({ db, log, holder, onRefused, url })
+  const counters = parts.front ? redis : undefined
   const kinds: ReaderKind[] = []
   if (mongo && parts.consumer) kinds.push(mongo.readerOf('a'))
   if (mongo && parts.front) kinds.push(mongo.readerOf('b'))
-  if (redis && parts.front) kinds.push(makeRedisCounters({ db, redis, log, holder }))
+  if (counters) kinds.push(makeRedisCounters({ db, redis: counters, log, holder }))
+  const leftovers = makeLeftovers({
+    db,
+    log,
+    removers: {
+      ...(kafka.remove ? { kafka: kafka.remove } : {}),
+      ...(mongo ? { mongodb: mongo.remove } : {}),
+      ...(counters ? { redis: stream => removeCounters(counters, stream) } : {}),
+    },
+  })
   return {
     logA: kafka.log,
     kinds,
-    start: () => kafka.consumer?.start(),
+    start() {
+      kafka.consumer?.start()
+      leftovers.start()
+    },
     async stop() {
+      await leftovers.stop()
       await kafka.stop()
       await mongo?.stop()
       // Where the database is away, the leases run out.
@@ -93,9 +108,11 @@ function makeKafkaParts(deps: StoresDeps & { holder: string }) {
     isUsed && parts.consumer ? makeKafkaConsumer({ ...deps, ...place, taking: makeTaking(deps) }) : undefined
   const unsubscribe = consumer && bus.subscribe(topicsChannel, consumer.wake)
   if (consumer) showLags(deps.metrics, consumer)
+  const remove: Remove | undefined = log || consumer ? stream => removeTopic(place, stream) : undefined
   return {
     log,
     consumer,
+    remove,
     async stop() {
       unsubscribe?.()
       await log?.idle()

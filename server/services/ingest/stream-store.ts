@@ -1,5 +1,6 @@
 /** Every statement on streams and their declarations. */
 import type { Queryable, Tx } from '#platform/database/pool.ts'
+import { addLeftovers } from './leftover-store.ts'
 import type { Audience, Declaration, StreamRow } from './types.ts'
 
 interface Row {
@@ -96,13 +97,26 @@ export async function putStream(
   return { stream, isNew: row.is_new }
 }
 
+const lockOfStream = `'ingest.streams'::regclass::oid::integer, $1`
+
+/**
+ * Has a stream's deletion wait for the end of the transaction. Whoever locks rows of a stream and then its head begins
+ * with it: the deletion goes the other way.
+ */
+export function holdStream(tx: Tx, id: number) {
+  tx.send(`select pg_advisory_xact_lock_shared(${lockOfStream})`, [id])
+}
+
 /** Answers whether it was there. */
 export async function deleteStream(tx: Tx, id: number): Promise<boolean> {
+  tx.send(`select pg_advisory_xact_lock(${lockOfStream})`, [id])
   // Taken first, as whoever adds records does: who comes later finds it gone, and nobody waits in a circle.
   await tx.query('delete from ingest.heads where stream_id = $1', [id])
   await tx.query('delete from ingest.segments where stream_id = $1', [id])
-  const { rowCount } = await tx.query('delete from ingest.streams where id = $1', [id])
-  return rowCount > 0
+  const { rows } = await tx.query<{ name: string }>('delete from ingest.streams where id = $1 returning name', [id])
+  const [gone] = rows
+  if (gone) await addLeftovers(tx, { streamId: id, name: gone.name })
+  return gone !== undefined
 }
 
 /** The newest offset of each. */

@@ -4,6 +4,7 @@
  */
 import type { Bus } from '#platform/bus.ts'
 import type { Database } from '#platform/database/pool.ts'
+import { isAppError } from '#platform/errors.ts'
 import type { Caller } from '#platform/http/guard.ts'
 import { coursesDeclaration, coursesName } from './courses.ts'
 import { errors } from './errors.ts'
@@ -21,6 +22,8 @@ export interface ReadyStream extends StreamRow {
 export interface Streams {
   /** @throws stream_not_found */
   get(name: string): Promise<ReadyStream>
+  /** Has one looked up again that is not there any more; another of its name may be. */
+  forget(stream: Pick<StreamRow, 'id' | 'name'>): void
   /** Those the caller may read. @throws stream_not_found for others too */
   getReadable(caller: Pick<Caller, 'role'>, name: string): Promise<ReadyStream>
   /** @throws stream_not_found for one whose writers the caller is not among. @param caller undefined on an open route */
@@ -31,6 +34,13 @@ export interface Streams {
   list(caller: Pick<Caller, 'role'>, page: { after: string; limit: number }): Promise<StreamRow[]>
   /** Makes what is there from the start. */
   start(): Promise<void>
+}
+
+interface Cached {
+  stream: Promise<ReadyStream>
+  until: number
+  /** Once it is loaded. */
+  id?: number
 }
 
 const channel = 'ingest:streams'
@@ -49,7 +59,7 @@ export function makeStreams(deps: {
   onRemoved?: (name: string) => void
 }): Streams {
   const { db, bus, settings, clock, onRemoved = () => {} } = deps
-  const cache = new Map<string, { stream: Promise<ReadyStream>; until: number }>()
+  const cache = new Map<string, Cached>()
   bus.subscribe(channel, names => {
     for (const name of names) cache.delete(name)
   })
@@ -61,9 +71,15 @@ export function makeStreams(deps: {
     const stream = load(name)
     cache.delete(name)
     if (cache.size >= cachedMax) cache.delete(cache.keys().next().value!)
-    cache.set(name, { stream, until: clock() + freshMs })
-    // What was not found, or could not be asked for, is asked for again.
-    stream.catch(() => cache.get(name)?.stream === stream && cache.delete(name))
+    const entry: Cached = { stream, until: clock() + freshMs }
+    cache.set(name, entry)
+    stream.then(
+      ({ id }) => {
+        entry.id = id
+      },
+      // What was not found, or could not be asked for, is asked for again.
+      () => cache.get(name) === entry && cache.delete(name),
+    )
     return stream
   }
 
@@ -83,6 +99,9 @@ export function makeStreams(deps: {
 
   return {
     get,
+    forget({ id, name }) {
+      if (cache.get(name)?.id === id) cache.delete(name)
+    },
     getReadable: (caller, name) => getFor('readers', caller, name),
     getWritable: (caller, name) => getFor('writers', caller, name),
     async declare(name, declaration) {
@@ -111,6 +130,27 @@ export function makeStreams(deps: {
       await db.tx(tx => store.putStream(tx, { name: coursesName, declaration: coursesDeclaration, keepOld: true }))
     },
   }
+}
+
+/** Does it once more where the stream was deleted meanwhile, with the one of its name that is there now. */
+export async function withCurrent<T>(
+  streams: Pick<Streams, 'forget'>,
+  find: () => Promise<ReadyStream>,
+  work: (stream: ReadyStream) => Promise<T>,
+): Promise<T> {
+  const stream = await find()
+  try {
+    return await work(stream)
+  } catch (error) {
+    if (!isStreamChanged(error)) throw error
+    streams.forget(stream)
+    return work(await find())
+  }
+}
+
+/** Nothing of what was to go in has. */
+export function isStreamChanged(error: unknown): boolean {
+  return isAppError(error) && error.code === errors.streamChanged('').code
 }
 
 function checkDeclaration(name: string, { schema, dimensions, weights }: Declaration) {

@@ -36,7 +36,7 @@ create table images.images (
   created_at timestamptz not null
 );
 
-create index images_owner on images.images (owner, id);
+create index images_owner on images.images (owner, created_at, id);
 create index images_file on images.images (file_id);
 
 -- What happened to a file, numbered 1, 2, 3, …: the live topic of its images.

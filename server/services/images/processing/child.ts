@@ -19,6 +19,8 @@ export interface Ended {
   kind: 'ended'
   /** What it ended with, and its last words. */
   how: string
+  /** By which signal, where it was by one. */
+  signal: NodeJS.Signals | null
 }
 
 const entry = path.join(import.meta.dirname, 'worker.ts')
@@ -96,9 +98,9 @@ function watchEnd(child: ChildProcess): Promise<Ended> {
   child.stderr!.setEncoding('utf8').on('data', (text: string) => {
     lastWords = (lastWords + text).slice(-lastWordsMax)
   })
-  child.once('error', error => resolve({ kind: 'ended', how: error.message }))
+  child.once('error', error => resolve({ kind: 'ended', how: error.message, signal: null }))
   child.once('exit', (code, signal) => {
-    resolve({ kind: 'ended', how: `it ended with ${signal ?? code}. ${lastWords}`.trim() })
+    resolve({ kind: 'ended', how: `it ended with ${signal ?? code}. ${lastWords}`.trim(), signal })
   })
   return promise
 }

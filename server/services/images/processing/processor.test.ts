@@ -9,8 +9,17 @@ import sharp from 'sharp'
 import { isAlive } from '#platform/processes.ts'
 import { makePicture } from '../../../../test/support/pictures.ts'
 import { until } from '../../../../test/support/until.ts'
-import { fixed, keepPicture, makeFolder, makeTestProcessor, type PictureFile } from './test-support.ts'
-import { PictureBroken, type Work } from './types.ts'
+import {
+  begunChild,
+  busy,
+  childrenOf,
+  fixed,
+  keepPicture,
+  makeFolder,
+  makeTestProcessor,
+  type PictureFile,
+} from './test-support.ts'
+import { PictureBroken, type Processor, type Work, type WorkDone } from './types.ts'
 import { workBytesOf } from './weigh.ts'
 
 const mib = 1024 * 1024
@@ -33,28 +42,6 @@ let last = 0
 
 function toFit(picture: PictureFile, words = 'width=64,height=64,format=webp'): Work {
   return { ...picture, outputs: [{ transform: fixed(words), path: path.join(folder, `out-${++last}`) }] }
-}
-
-/** Processes that this one started and that decode. */
-function childrenOf(pid: number): number[] {
-  const lines = execFileSync('ps', ['-eo', 'pid=,ppid=,args='], { encoding: 'utf8' }).split('\n')
-  return lines
-    .map(line => /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line))
-    .filter(match => match !== null && Number(match[2]) === pid && match[3]!.includes('processing/worker.ts'))
-    .map(match => Number(match![1]))
-}
-
-async function begunChild(): Promise<number> {
-  await until(() => childrenOf(process.pid).length > 0)
-  return childrenOf(process.pid)[0]!
-}
-
-/** Until a child is at work: its thread of libvips eats time. */
-async function busy(pid: number) {
-  const ticks = () => Number(readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]!.split(' ')[11])
-  const before = ticks()
-  const enough = 50
-  await until(() => ticks() > before + enough)
 }
 
 const broken = (says: RegExp) => (error: Error) => error instanceof PictureBroken && says.test(error.message)
@@ -109,7 +96,7 @@ test('what takes too long is ended, and the next one works', async t => {
   await processor.work(toFit(small))
 })
 
-test('work whose process ends is done again once', async t => {
+test('work whose process crashes is done again once', async t => {
   const processor = makeTestProcessor(t, { workers: 1 })
   const done = processor.work(slow)
   const pid = await begunChild()
@@ -121,12 +108,51 @@ test('work whose process ends is done again once', async t => {
   for (let n = 0; n < 2; n++) {
     const next = await begunChild()
     await busy(next)
-    process.kill(next, 'SIGKILL')
+    process.kill(next, 'SIGSEGV')
     await until(() => !isAlive(next))
   }
   await assert.rejects(twice, broken(/crashes the decoder/))
   await processor.work(toFit(small))
   await processor.close()
+})
+
+/** Ends the process of a piece of work before it can have done anything. */
+async function workKilled(processor: Processor, work: Work, signal: NodeJS.Signals): Promise<WorkDone> {
+  // There is a process then, and it is idle.
+  await processor.work(toFit({ ...small, id: 'another' }))
+  const pid = await begunChild()
+  const done = processor.work(work)
+  process.kill(pid, signal)
+  return done
+}
+
+const killed = (signal: string) => (error: Error) =>
+  !(error instanceof PictureBroken) && error.message.includes(`killed by ${signal}`)
+
+test('work whose process is killed goes back, and is to blame when that happens again and again', async t => {
+  const processor = makeTestProcessor(t, { workers: 1 })
+  await assert.rejects(workKilled(processor, toFit(small), 'SIGTERM'), killed('SIGTERM'))
+  await processor.work(toFit(small))
+  for (let n = 0; n < 7; n++) {
+    await assert.rejects(workKilled(processor, toFit(small), 'SIGKILL'), killed('SIGKILL'), `number ${n}`)
+  }
+  await assert.rejects(workKilled(processor, toFit(small), 'SIGKILL'), broken(/killed 8 times in a row.* SIGKILL/))
+  await assert.rejects(workKilled(processor, toFit(small), 'SIGKILL'), killed('SIGKILL'))
+  await processor.work(toFit(small))
+})
+
+test('work that somebody waits for and whose process is killed is done again once', async t => {
+  const processor = makeTestProcessor(t, { workers: 1 })
+  const urgent = { ...toFit(small), urgent: true }
+  assert.equal((await workKilled(processor, urgent, 'SIGKILL')).made[0]!.width, 64)
+  const twice = workKilled(processor, { ...slow, urgent: true }, 'SIGKILL')
+  twice.catch(() => {})
+  const first = await begunChild()
+  await until(() => !isAlive(first))
+  const next = await begunChild()
+  await busy(next)
+  process.kill(next, 'SIGKILL')
+  await assert.rejects(twice, killed('SIGKILL'))
 })
 
 test('work that is aborted stops, whether it waits or runs', async t => {
@@ -148,13 +174,17 @@ test('work that is aborted stops, whether it waits or runs', async t => {
   await assert.rejects(processor.work({ ...toFit(small), signal: AbortSignal.abort() }), { name: 'AbortError' })
 })
 
-test('what is urgent goes first', async t => {
+test('what is urgent waits for nothing that nobody waits for', async t => {
   const processor = makeTestProcessor(t, { workers: 1 })
-  const ended: string[] = []
-  const run = (name: string, urgent: boolean) =>
-    processor.work({ ...toFit(small), urgent }).then(() => ended.push(name))
-  await Promise.all([run('begun', false), run('first', false), run('second', false), run('urgent', true)])
-  assert.deepEqual(ended, ['begun', 'urgent', 'first', 'second'])
+  const running = new AbortController()
+  const first = processor.work({ ...slow, signal: running.signal })
+  await busy(await begunChild())
+  const second = processor.work(toFit(small))
+  for (let n = 0; n < 3; n++) await processor.work({ ...toFit(small), urgent: true })
+  assert.equal(processor.waiting, 1, 'the rest has no such place')
+  running.abort()
+  await assert.rejects(first, /aborted/)
+  await second
 })
 
 test('a process that decodes has no environment, no files and no loaders but of images', async t => {

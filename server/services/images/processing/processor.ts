@@ -1,10 +1,13 @@
 /**
  * Shares out work to processes that decode. A piece of work is: waiting for a process and for memory, running in one, and
- * done; one whose process ended under it waits once more. What runs, all of it together, is held within the memory given
- * by what it weighs (`weigh.ts`), and whoever takes much more than that is stopped.
+ * done; one whose process crashed under it waits once more. One whose process was killed from outside goes back to
+ * whoever brought it, who may try again later, unless somebody waits for it: then it too waits once more. What runs, all
+ * of it together, is held within the memory given by what it weighs (`weigh.ts`), and whoever takes much more than that
+ * is stopped.
  */
 import type { Log } from '#platform/log.ts'
-import { type Child, startChild } from './child.ts'
+import { type Child, type Ended, startChild } from './child.ts'
+import { isFromOutside, makeKills } from './kills.ts'
 import type { Answer, Results } from './order.ts'
 import { makeTurns } from './turns.ts'
 import { PictureBroken, type Processor, type Work, type WorkDone } from './types.ts'
@@ -12,7 +15,7 @@ import { watchMemory } from './watching.ts'
 import { workBytesOf } from './weigh.ts'
 
 export interface ProcessorOptions {
-  /** Processes, and so pieces of work at once. */
+  /** Processes, and so pieces of work at once; beside them, one more for what is urgent. */
   workers: number
   /** For all of them together, in bytes, beside what idle processes have. */
   memoryBytes: number
@@ -27,8 +30,10 @@ interface Task {
   work: Work
   weight: number
   urgent: boolean
-  /** How often a process ended under it. */
+  /** How often a process crashed under it. */
   crashes: number
+  /** How often one was killed. */
+  kills: number
   settle: PromiseWithResolvers<WorkDone>
   stopListening(): void
 }
@@ -47,8 +52,16 @@ const passedMax = 16
 /** Then a process is replaced, so that what libraries lose never adds up. */
 const worksMax = 1000
 const residentBytesMax = 96 * mib
-/** What ends a process is tried once more: another one's memory may have been the cause. */
+/**
+ * Places for urgent work alone. Who waits need not stand behind all that nobody waits for; and where all work is urgent,
+ * no core is idle while an answer goes out and the next order comes in, which takes 5 % of the time it takes to make a
+ * small image.
+ */
+const urgentPlaces = 1
+/** What crashes a process is tried once more: another one's memory may have been the cause. */
 const crashesMax = 2
+/** What is killed while somebody waits for it, likewise. */
+const killsUrgentMax = 2
 
 export function makeProcessor(options: ProcessorOptions): Processor {
   const { workers, memoryBytes, timeoutMs, log, idleMs = idleMsUsual } = options
@@ -57,13 +70,14 @@ export function makeProcessor(options: ProcessorOptions): Processor {
   const running = new Map<Task, Promise<void>>()
   const children = new Set<Child>()
   const guards = new Set<Guard>()
+  const kills = makeKills()
   let weightRunning = 0
   let closed = false
   let graceIsOver = false
 
   function begin() {
-    while (running.size < workers) {
-      const task = turns.next(memoryBytes - weightRunning)
+    while (running.size < workers + urgentPlaces) {
+      const task = turns.next(memoryBytes - weightRunning, running.size < workers ? undefined : 'urgent')
       if (!task) return
       weightRunning += task.weight
       running.set(
@@ -92,18 +106,29 @@ export function makeProcessor(options: ProcessorOptions): Processor {
     guards.delete(guard)
     guard.end()
     if (answer.kind !== 'ended') {
+      kills.forget(task.work.id)
       release(place, answer.residentBytes)
       return finish(task, answer)
     }
     if (guard.reason) return task.settle.reject(guard.reason)
-    crash(task, answer.how)
+    endedUnder(task, answer)
   }
 
-  function crash(task: Task, how: string) {
-    log.warn({ how, path: task.work.path, crashes: task.crashes + 1 }, 'a process that decodes ended in the middle')
-    if (++task.crashes >= crashesMax) {
-      return task.settle.reject(new PictureBroken('Decoding it crashes the decoder.'))
-    }
+  function endedUnder(task: Task, { how, signal }: Ended) {
+    log.warn({ how, path: task.work.path }, 'a process that decodes ended in the middle')
+    if (isFromOutside(signal)) return killedUnder(task, signal)
+    if (++task.crashes < crashesMax) return again(task)
+    task.settle.reject(new PictureBroken('Decoding it crashes the decoder.'))
+  }
+
+  function killedUnder(task: Task, signal: NodeJS.Signals) {
+    const inARow = kills.add(task.work.id)
+    if (inARow !== undefined) return task.settle.reject(tooManyKills(inARow, signal))
+    if (task.urgent && ++task.kills < killsUrgentMax) return again(task)
+    task.settle.reject(new Error(`The process that decodes it was killed by ${signal}.`))
+  }
+
+  function again(task: Task) {
     if (closed) return task.settle.reject(closedError())
     enqueue(task)
   }
@@ -154,7 +179,7 @@ export function makeProcessor(options: ProcessorOptions): Processor {
       const weight = workBytesOf(work)
       if (weight > memoryBytes) throw tooHeavy(weight, memoryBytes)
       const settle = Promise.withResolvers<WorkDone>()
-      enqueue({ work, weight, urgent: work.urgent ?? false, crashes: 0, settle, stopListening: () => {} })
+      enqueue({ work, weight, urgent: work.urgent ?? false, crashes: 0, kills: 0, settle, stopListening: () => {} })
       return settle.promise
     },
     get waiting() {
@@ -227,6 +252,12 @@ function abortError(signal: AbortSignal): Error {
 
 function closedError(): Error {
   return new Error('The processes that decode are being ended.')
+}
+
+function tooManyKills(inARow: number, signal: NodeJS.Signals): PictureBroken {
+  return new PictureBroken(
+    `The process that decodes it was killed ${inARow} times in a row, at last by ${signal}: it may take more memory than this machine has.`,
+  )
 }
 
 function tooHeavy(weight: number, memoryBytes: number): PictureBroken {

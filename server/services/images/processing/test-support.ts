@@ -1,4 +1,6 @@
 /** Pictures as files, with what their headers say, and a processor for a test file. */
+import { execFileSync } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
@@ -6,6 +8,7 @@ import type { TestContext } from 'node:test'
 import sharp from 'sharp'
 import { silentLog } from '#platform/log.ts'
 import { atEnd } from '../../../../test/support/at-end.ts'
+import { until } from '../../../../test/support/until.ts'
 import { makeProbe } from '../probe/probe.ts'
 import type { ImageFacts } from '../types.ts'
 import { makeProcessor, type ProcessorOptions } from './processor.ts'
@@ -28,6 +31,7 @@ export function makeTestProcessor(t: TestContext, options: Partial<ProcessorOpti
 }
 
 export interface PictureFile {
+  id: string
   path: string
   facts: ImageFacts
 }
@@ -35,7 +39,7 @@ export interface PictureFile {
 export async function keepPicture(folder: string, name: string, bytes: Buffer): Promise<PictureFile> {
   const file = path.join(folder, name)
   await writeFile(file, bytes)
-  return { path: file, facts: factsOf(bytes) }
+  return { id: name, path: file, facts: factsOf(bytes) }
 }
 
 export function factsOf(bytes: Buffer): ImageFacts {
@@ -63,4 +67,27 @@ export async function colourAt(bytes: Buffer, x: number, y: number): Promise<num
   const { data, info } = await sharp(bytes).toColourspace('srgb').raw().toBuffer({ resolveWithObject: true })
   const at = (Math.floor(y * info.height) * info.width + Math.floor(x * info.width)) * info.channels
   return [...data.subarray(at, at + info.channels)]
+}
+
+/** Processes that this one started and that decode. */
+export function childrenOf(pid: number): number[] {
+  const lines = execFileSync('ps', ['-eo', 'pid=,ppid=,args='], { encoding: 'utf8' }).split('\n')
+  return lines
+    .map(line => /^\s*(\d+)\s+(\d+)\s+(.*)$/.exec(line))
+    .filter(match => match !== null && Number(match[2]) === pid && match[3]!.includes('processing/worker.ts'))
+    .map(match => Number(match![1]))
+}
+
+/** One of this process. */
+export async function begunChild(): Promise<number> {
+  await until(() => childrenOf(process.pid).length > 0)
+  return childrenOf(process.pid)[0]!
+}
+
+/** Until a child is at work: its thread of libvips eats time. */
+export async function busy(pid: number) {
+  const ticks = () => Number(readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]!.split(' ')[11])
+  const before = ticks()
+  const enough = 50
+  await until(() => ticks() > before + enough)
 }

@@ -11,8 +11,8 @@ export interface Waiting {
 export interface Turns<T extends Waiting> {
   add(item: T): void
   remove(item: T): boolean
-  /** Takes out the next one that weighs at most so much. */
-  next(room: number): T | undefined
+  /** Takes out the next one that weighs at most so much; of those that are urgent, where only such may go. */
+  next(room: number, only?: 'urgent'): T | undefined
   /** Takes out all. */
   drain(): T[]
   readonly length: number
@@ -22,11 +22,10 @@ export function makeTurns<T extends Waiting>({ passedMax }: { passedMax: number 
   /** In the order in which they came. */
   let queue: { item: T; passed: number }[] = []
 
-  function pick(room: number) {
+  function pick(room: number, only?: 'urgent') {
     const overdue = queue.find(each => each.passed >= passedMax)
-    if (overdue) return overdue.item.weight <= room ? overdue : undefined
-    const fits = queue.filter(each => each.item.weight <= room)
-    return fits.find(each => each.item.urgent) ?? fits[0]
+    const fits = (overdue ? [overdue] : queue).filter(each => each.item.weight <= room)
+    return fits.find(each => each.item.urgent) ?? (only ? undefined : fits[0])
   }
 
   return {
@@ -38,8 +37,8 @@ export function makeTurns<T extends Waiting>({ passedMax }: { passedMax: number 
       queue = queue.filter(each => each.item !== item)
       return queue.length < before
     },
-    next(room) {
-      const picked = pick(room)
+    next(room, only) {
+      const picked = pick(room, only)
       if (!picked) return undefined
       const at = queue.indexOf(picked)
       for (const earlier of queue.slice(0, at)) earlier.passed++

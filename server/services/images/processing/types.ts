@@ -58,6 +58,8 @@ export interface Output {
 }
 
 export interface Work {
+  /** Names it whenever it is tried; see `kills.ts`. */
+  id: string
   /** The original, of this machine. */
   path: string
   facts: ImageFacts
@@ -85,8 +87,8 @@ export interface WorkDone {
 export interface Processor {
   /**
    * Waits for a free process and for memory, then works.
-   * @throws PictureBroken where the file is to blame and a second try would end the same
-   * @throws an Error otherwise: aborted, closed, the disk full
+   * @throws PictureBroken where the file is to blame and another try would end the same
+   * @throws an Error otherwise, and another try may end well: aborted, closed, the disk full, its process killed
    */
   work(work: Work): Promise<WorkDone>
   /** Work that waits, whether urgent or not. */

@@ -38,6 +38,8 @@ export interface FinishingDeps {
 
 type Given = Parameters<Finishing['finish']>[0]
 
+const profile = 'presets'
+
 export function makeFinishing(deps: FinishingDeps): Finishing {
   const { db, blobs, receiver, images, uploads, settings, log } = deps
   const running = new Map<string, Promise<void>>()
@@ -58,13 +60,14 @@ export function makeFinishing(deps: FinishingDeps): Finishing {
       const parts = await store.listParts(db, upload.id)
       const received = await receiver.receive({
         source: readParts(blobs, { uploadId: upload.id, parts }),
+        profile,
         bytesMax: settings.IMAGE_BYTES_MAX,
         bytesKnown: upload.at,
       })
       await images.accept({
         received,
         owner: given.caller,
-        profile: 'presets',
+        profile,
         id: upload.id,
         name: upload.name,
         visibility: upload.visibility,

@@ -258,6 +258,73 @@ test('a user has only so many uploads that are not finished', async () => {
   await create(server, 1, 'dora')
 })
 
+test('what a user has begun counts with the length it states, until it ends', async () => {
+  const settings = { IMAGE_BYTES_PER_USER: 10_000 }
+  const bounded = await uploads.start({ settings })
+  const begin = (length: number) =>
+    ask(bounded, { method: 'POST', as: 'eve', headers: { 'upload-length': String(length) } })
+  const statuses = (await Promise.all(Array.from({ length: 8 }, () => begin(3000)))).map(answer => answer.status)
+  assert.deepEqual(statuses.toSorted(), [201, 201, 201, 403, 403, 403, 403, 403])
+  assertProblem(await begin(1001), 403, 'image_quota_exceeded')
+  const last = await begin(1000)
+  assert.equal(last.status, 201)
+  const path = `/${last.headers.get('location')!.split('/').at(-1)}`
+  assert.equal((await ask(bounded, { method: 'DELETE', as: 'eve', path })).status, 204)
+  // What is an image already counts, too.
+  await db.query(`insert into images.usage (owner, bytes) values ('eve', 500)`)
+  assertProblem(await begin(501), 403, 'image_quota_exceeded')
+  assert.equal((await begin(500)).status, 201)
+  // Nobody else's do, nor those whose time is over.
+  await create(bounded, 10_000, 'fay')
+  time.offsetMs = 25 * 3_600_000
+  try {
+    assert.equal((await begin(9500)).status, 201)
+  } finally {
+    time.offsetMs = 0
+  }
+})
+
+test('a length that is said later counts from then on; until then what came does', async () => {
+  const bounded = await uploads.start({ settings: { IMAGE_BYTES_PER_USER: 10_000 } })
+  const as = 'gil'
+  const open = (headers: Record<string, string>) => ask(bounded, { method: 'POST', as, headers })
+  const begun = await open({ 'upload-defer-length': '1' })
+  const path = `/${begun.headers.get('location')!.split('/').at(-1)}`
+  const send = (at: number, bytes: number, more = {}) =>
+    ask(bounded, {
+      method: 'PATCH',
+      as,
+      path,
+      headers: { ...piece, 'upload-offset': String(at), ...more },
+      body: jpeg.subarray(at, at + bytes),
+    })
+  assert.equal((await send(0, 2000)).status, 204)
+  assertProblem(await open({ 'upload-length': '8001' }), 403, 'image_quota_exceeded')
+  assert.equal((await open({ 'upload-length': '5000' })).status, 201)
+  assertProblem(await send(2000, 100, { 'upload-length': '5001' }), 403, 'image_quota_exceeded')
+  assert.equal((await send(2000, 100, { 'upload-length': '5000' })).status, 204)
+  assertProblem(await open({ 'upload-length': '1' }), 403, 'image_quota_exceeded')
+})
+
+test('a whole upload for which there is no room any more is finished when there is some', async () => {
+  const bytes = await makeJpeg()
+  const bounded = await uploads.start({ settings: { IMAGE_BYTES_PER_USER: bytes.length } })
+  const id = await create(bounded, bytes.length, 'hal')
+  await db.query(`insert into images.usage (owner, bytes) values ('hal', 1)`)
+  const headers = { ...piece, 'upload-offset': '0' }
+  assertProblem(
+    await ask(bounded, { method: 'PATCH', as: 'hal', path: `/${id}`, headers, body: bytes }),
+    403,
+    'image_quota_exceeded',
+  )
+  const head = () => ask(bounded, { method: 'HEAD', as: 'hal', path: `/${id}` })
+  assert.equal((await head()).status, 403)
+  assert.deepEqual(await uploads.originals(id), [])
+  await db.query(`update images.usage set bytes = 0 where owner = 'hal'`)
+  assert.equal((await head()).headers.get('capstan-image'), `/v1/images/${id}`)
+  await assertFinished(uploads, id, bytes)
+})
+
 test('an upload comes in only so many pieces', async () => {
   const id = await create(server, jpeg.length)
   await db.query(`update images.uploads set parts = $2 where id = $1`, [id, partsMax])

@@ -37,14 +37,31 @@ export interface NewUpload {
   expiresAt: Date
 }
 
-/** Inserts the upload, unless its owner has as many open ones as allowed. Answers whether it did. */
-export async function insertUpload(tx: Tx, upload: NewUpload & { openMax: number }): Promise<boolean> {
-  // One at a time of an owner, so that each sees those before.
-  tx.send(`select pg_advisory_xact_lock('images.uploads'::regclass::oid::integer, hashtext($1))`, [upload.owner])
-  const { rowCount } = await tx.query(
+/** One transaction at a time of an owner, so that each sees those before. */
+export function lockOwner(tx: Tx, owner: string) {
+  tx.send(`select pg_advisory_xact_lock('images.uploads'::regclass::oid::integer, hashtext($1))`, [owner])
+}
+
+/**
+ * How many uploads of a user are open, and how many bytes they may come to, as far as is known: of one whose length is
+ * not said yet, those that came.
+ */
+export async function sumOpen(
+  tx: Tx,
+  given: { owner: string; now: Date },
+): Promise<{ uploads: number; bytes: number }> {
+  const { rows } = await tx.query<{ uploads: number; bytes: number }>(
+    `select count(*) as uploads, coalesce(sum(coalesce(length, at)), 0)::bigint as bytes
+     from images.uploads where owner = $1 and status = 'receiving' and expires_at > $2`,
+    [given.owner, given.now],
+  )
+  return rows[0]!
+}
+
+export async function insertUpload(tx: Tx, upload: NewUpload) {
+  await tx.query(
     `insert into images.uploads (id, owner, length, metadata, name, visibility, created_at, expires_at)
-     select $1, $2, $3, $4, $5, $6, $7, $8
-     where (select count(*) from images.uploads u where u.owner = $2 and u.status = 'receiving' and u.expires_at > $7) < $9`,
+     values ($1, $2, $3, $4, $5, $6, $7, $8)`,
     [
       upload.id,
       upload.owner,
@@ -54,10 +71,8 @@ export async function insertUpload(tx: Tx, upload: NewUpload & { openMax: number
       upload.visibility,
       upload.createdAt,
       upload.expiresAt,
-      upload.openMax,
     ],
   )
-  return rowCount > 0
 }
 
 export async function findUpload(db: Queryable, id: string): Promise<UploadRow | undefined> {

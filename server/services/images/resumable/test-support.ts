@@ -80,7 +80,7 @@ async function startProcess(
   const receiver = makeReceiver(common)
   // Nobody works on the images here.
   const jobs = { add: async () => [], depth: () => 0, cancel: async () => undefined as never }
-  const images = makeImages({ ...common, jobs, receiver })
+  const images = makeImages({ ...common, jobs, live: { wake: () => {} }, receiver })
   const resumable = makeResumable({
     ...common,
     receiver: given.receiver?.(receiver) ?? receiver,

@@ -5,14 +5,16 @@
  */
 import { Readable } from 'node:stream'
 import type { BlobStore } from '#platform/blobs/types.ts'
-import type { Database } from '#platform/database/pool.ts'
+import type { Database, Tx } from '#platform/database/pool.ts'
 import { AppError, isAppError } from '#platform/errors.ts'
 import type { Caller } from '#platform/http/guard.ts'
 import { isUuid } from '#platform/ids.ts'
 import type { Log } from '#platform/log.ts'
 import { errors as imageErrors } from '../errors.ts'
 import type { Images } from '../images.ts'
+import type { ImagesSettings } from '../settings.ts'
 import { cleanName } from '../shapes.ts'
+import { findUsage } from '../store.ts'
 import { visibilities } from '../types.ts'
 import { errors } from './errors.ts'
 import { nameBlob, partKey } from './keys.ts'
@@ -20,11 +22,11 @@ import { eraseBlobs, eraseParts } from './parts.ts'
 import * as store from './store.ts'
 
 export interface Uploads {
-  /** @throws too_many_uploads_open, visibility_unknown, and what `assertRoom` of images throws */
+  /** @throws too_many_uploads_open, visibility_unknown, image_quota_exceeded, and what `assertRoom` of images throws */
   create(given: Creation): Promise<void>
   /** @throws upload_not_found for another's too, upload_expired */
   getUpload(caller: Caller, id: string): Promise<store.UploadRow>
-  /** @throws upload_request_invalid */
+  /** @throws upload_request_invalid, image_quota_exceeded */
   setLength(id: string, length: number): Promise<void>
   /**
    * Keeps bytes that begin at an offset; they are durable when this resolves. Answers where the upload stands then. Of
@@ -51,6 +53,7 @@ export interface UploadsDeps {
   db: Database
   blobs: BlobStore
   images: Pick<Images, 'assertRoom'>
+  settings: Pick<ImagesSettings, 'IMAGE_BYTES_PER_USER'>
   log: Log
   clock: () => number
   hours: number
@@ -80,9 +83,35 @@ export function makeUploads(deps: UploadsDeps): Uploads {
       visibility,
       createdAt: new Date(now),
       expiresAt: new Date(now + deps.hours * hourMs),
-      openMax,
     }
-    if (!(await db.tx(tx => store.insertUpload(tx, upload)))) throw errors.tooManyOpen(openMax)
+    await db.tx(async tx => {
+      const { uploads } = await reserve(tx, { owner: caller.userId, bytes: length ?? 0 })
+      if (uploads >= openMax) throw errors.tooManyOpen(openMax)
+      await store.insertUpload(tx, upload)
+    })
+  }
+
+  /**
+   * Open uploads count with the length they state, not with what came of it: who was let begin shall be able to end. The
+   * image is charged when it is made; until then others of its owner may still take the room.
+   */
+  async function reserve(tx: Tx, { owner, bytes }: { owner: string; bytes: number }) {
+    store.lockOwner(tx, owner)
+    const open = await store.sumOpen(tx, { owner, now: new Date(clock()) })
+    const bytesMax = deps.settings.IMAGE_BYTES_PER_USER
+    if ((await findUsage(tx, owner)) + open.bytes + bytes > bytesMax) throw imageErrors.quotaExceeded(bytesMax)
+    return open
+  }
+
+  async function setLength(id: string, length: number) {
+    const upload = await store.findUpload(db, id)
+    const isSet =
+      upload?.length === null &&
+      (await db.tx(async tx => {
+        await reserve(tx, { owner: upload.owner, bytes: length - upload.at })
+        return store.setLength(tx, { id, length })
+      }))
+    if (!isSet) throw errors.requestInvalid('Upload-Length is known already.')
   }
 
   async function getUpload(caller: Caller, id: string): Promise<store.UploadRow> {
@@ -124,9 +153,7 @@ export function makeUploads(deps: UploadsDeps): Uploads {
     getUpload,
     append,
     end: (id, refusal) => endAt({ id, refusal }),
-    async setLength(id, length) {
-      if (!(await store.setLength(db, { id, length }))) throw errors.requestInvalid('Upload-Length is known already.')
-    },
+    setLength,
     async remove(caller, id) {
       const upload = isUuid(id) ? await store.findUpload(db, id) : undefined
       if (upload?.owner !== caller.userId) throw errors.uploadNotFound()

@@ -34,6 +34,13 @@ export const errors = {
       message: 'Too many transforms are being made just now; try again shortly.',
       retryAfterSeconds: 1,
     }),
+  tooManyTransforms: () =>
+    new AppError({
+      code: 'too_many_transforms',
+      status: 429,
+      message: 'As many transforms are being made for you as are left for others. Try again when some are ready.',
+      retryAfterSeconds: 1,
+    }),
   makersAway: () =>
     new AppError({
       code: 'image_makers_away',

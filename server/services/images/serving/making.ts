@@ -11,7 +11,6 @@ import { Readable } from 'node:stream'
 import type { BlobStore, ByteRange } from '#platform/blobs/types.ts'
 import type { Database } from '#platform/database/pool.ts'
 import { isAppError } from '#platform/errors.ts'
-import { makeGate } from '#platform/live/gate.ts'
 import type { Log } from '#platform/log.ts'
 import { originalKey } from '../keys.ts'
 import { type FixedTransform, type Made as MadeFile, PictureBroken, type Processor } from '../processing/types.ts'
@@ -19,6 +18,7 @@ import type { ImagesSettings } from '../settings.ts'
 import type { ImageFacts } from '../types.ts'
 import { errors } from './errors.ts'
 import { makeKeeper } from './keeping.ts'
+import { makeShares, type Share } from './shares.ts'
 
 export interface Wanted {
   fileId: string
@@ -26,6 +26,8 @@ export interface Wanted {
   /** See `transformName`. */
   name: string
   transform: FixedTransform
+  /** Who asks, among whom places are shared out: a user, or the address of somebody unknown. */
+  holder: string
   /** Aborted when the client has gone. */
   signal: AbortSignal
 }
@@ -41,8 +43,8 @@ export interface Maker {
   /**
    * Undefined where the original is not in the blob store.
    *
-   * @throws transform_failed where the file is to blame, image_makers_full, image_makers_away, client_gone,
-   * blob_store_unavailable
+   * @throws transform_failed where the file is to blame, image_makers_full, too_many_transforms, image_makers_away,
+   * client_gone, blob_store_unavailable
    */
   make(wanted: Wanted): Promise<Made | undefined>
   /** Being made, waiting for it, or being kept. */
@@ -76,43 +78,44 @@ interface Shared {
   release(): void
 }
 
-/** Makings that are not answered yet; past that, requests are refused at once. */
+/** Makings that are not answered yet, those of all who ask. */
 const flightsMax = 256
 /** Originals at hand, for each process that decodes: one is fetched while another is worked on. */
 const originalsPerWorker = 2
+/** Written at once: not more, so that `endWhenSlow` sees what is taken. */
+const chunkBytes = 256 * 1024
 
 export function makeMaker(deps: MakerDeps): Maker {
   /** Those that can be joined. */
   const flights = new Map<string, Flight>()
   /** Those too that were given up and have not ended yet. Never reject. */
   const running = new Set<Promise<void>>()
-  const gate = makeGate(deps.settings.N_WORKERS * originalsPerWorker)
+  const shares = makeShares({ places: flightsMax, abreast: deps.settings.N_WORKERS * originalsPerWorker })
   const keeper = makeKeeper(deps)
-  let unanswered = 0
 
   function begin(id: string, wanted: Wanted): Flight {
-    if (unanswered >= flightsMax) throw errors.makersFull()
-    unanswered++
+    const share = shares.take(wanted.holder)
     const flight: Flight = { waiters: new Set(), controller: new AbortController(), shared: undefined }
     flights.set(id, flight)
-    const done = fly(id, flight, wanted)
+    const done = fly(id, flight, { wanted, share })
     running.add(done)
     void done.finally(() => running.delete(done))
     return flight
   }
 
-  async function fly(id: string, flight: Flight, wanted: Wanted) {
+  async function fly(id: string, flight: Flight, { wanted, share }: { wanted: Wanted; share: Share }) {
     const { fileId, name, transform } = wanted
     const file = path.join(deps.workFolder, `${randomUUID()}.${transform.format}`)
     try {
-      flight.shared = await make(wanted, { file, signal: flight.controller.signal })
+      flight.shared = await make(wanted, { file, share, signal: flight.controller.signal })
       for (const waiter of flight.waiters) waiter.resolve(flight.shared?.hold())
     } catch (error) {
       for (const waiter of flight.waiters) waiter.reject(error)
     }
     const { shared } = flight
     const kept = shared && keeper.keep({ fileId, name, bytes: shared.bytes, content: shared.body ?? { file } })
-    if (--unanswered === 0) keeper.hurry()
+    share.end()
+    if (shares.taken === 0) keeper.hurry()
     await kept
     forget(id, flight)
     shared?.release()
@@ -126,9 +129,10 @@ export function makeMaker(deps: MakerDeps): Maker {
   }
 
   /** Undefined where the original is gone. */
-  async function make(wanted: Wanted, { file, signal }: { file: string; signal: AbortSignal }) {
+  async function make(wanted: Wanted, given: { file: string; share: Share; signal: AbortSignal }) {
+    const { file, share, signal } = given
     try {
-      const made = await gate(() => makeFile(deps, { wanted, file, signal }))
+      const made = await share.run(() => makeFile(deps, { wanted, file, signal }))
       return made && (made.body ? shareBody(made.body) : shareFile(await open(file), made.bytes))
     } catch (error) {
       throw signal.aborted ? errors.clientGone() : translate(error, wanted, deps.log)
@@ -152,7 +156,7 @@ export function makeMaker(deps: MakerDeps): Maker {
   return {
     async make(wanted) {
       if (wanted.signal.aborted) throw errors.clientGone()
-      const id = `${wanted.fileId}/${wanted.name}`
+      const id = idOf(wanted)
       const flight = flights.get(id) ?? begin(id, wanted)
       return flight.shared ? flight.shared.hold() : join(id, flight, wanted.signal)
     },
@@ -165,6 +169,10 @@ export function makeMaker(deps: MakerDeps): Maker {
   }
 }
 
+function idOf({ fileId, name }: Wanted): string {
+  return `${fileId}/${name}`
+}
+
 async function makeFile(
   { blobs, processor }: MakerDeps,
   { wanted, file, signal }: { wanted: Wanted; file: string; signal: AbortSignal },
@@ -172,7 +180,8 @@ async function makeFile(
   signal.throwIfAborted()
   const { facts, transform } = wanted
   const outputs = [{ transform, path: file, inline: true }]
-  const work = (original: string) => processor.work({ path: original, facts, outputs, urgent: true, signal })
+  const id = idOf(wanted)
+  const work = (original: string) => processor.work({ id, path: original, facts, outputs, urgent: true, signal })
   // An image that is ready has its original.
   const done = await blobs.withFile(originalKey(wanted.fileId), work, { trusting: true })
   return done?.made[0]
@@ -192,9 +201,16 @@ function shareBody(body: Buffer): Shared {
 function madeOf(body: Buffer): Made {
   return {
     bytes: body.length,
-    read: range => (range ? body.subarray(range.start, range.end + 1) : body),
+    read(range) {
+      const part = range ? body.subarray(range.start, range.end + 1) : body
+      return part.length > chunkBytes ? Readable.from(piecesOf(part), { objectMode: false }) : part
+    },
     release: () => {},
   }
+}
+
+function* piecesOf(body: Buffer) {
+  for (let at = 0; at < body.length; at += chunkBytes) yield body.subarray(at, at + chunkBytes)
 }
 
 /** The open file outlives its name; the last to release it closes it. */
@@ -221,8 +237,6 @@ function shareFile(handle: FileHandle, bytes: number): Shared {
     },
   }
 }
-
-const chunkBytes = 256 * 1024
 
 async function* chunksOf(handle: FileHandle, { start, end }: ByteRange) {
   for (let at = start; at <= end; ) {

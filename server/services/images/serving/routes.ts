@@ -8,7 +8,7 @@ import type { HttpApp } from '#platform/http/server.ts'
 import { isKnown, rangeOf } from './conditions.ts'
 import { cacheControl, contentDisposition, mediaType, resourcePolicy } from './headers.ts'
 import type { Content, Picture, Serving } from './serving.ts'
-import { endWhenStalled } from './stalled.ts'
+import { endWhenSlow } from './slow.ts'
 
 const wordMax = 200
 const linkSecondsMax = 604_800
@@ -65,6 +65,7 @@ function addBytesRoute(app: HttpApp, serving: Serving) {
       const isHead = request.method === 'HEAD'
       const content = await picture.open({
         signal,
+        holder: request.caller?.userId ?? request.ip,
         bodyless: isHead,
         // A Range means something with GET alone.
         pick: whole => (isHead ? undefined : pickRange(request, reply, whole)),
@@ -132,6 +133,6 @@ function answer(reply: FastifyReply, picture: Picture, { format, etag, bytes, ra
     'cross-origin-resource-policy': resourcePolicy(picture.grant),
     'x-content-type-options': 'nosniff',
   })
-  endWhenStalled(reply)
+  endWhenSlow(reply)
   return reply.send(body)
 }

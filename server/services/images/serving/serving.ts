@@ -52,6 +52,8 @@ export interface Opening {
   pick(whole: { bytes: number; etag: string }): ByteRange | undefined
   /** Where only the headers are wanted. */
   bodyless: boolean
+  /** Who asks: see `Wanted`. */
+  holder: string
   signal: AbortSignal
 }
 
@@ -264,7 +266,8 @@ async function openMade(
   { row, named, how }: { row: store.ServedRow; named: NamedTransform; how: Opening },
 ): Promise<Content> {
   const { name, transform } = named
-  const made = await deps.maker.make({ fileId: row.file_id, facts: row.facts, name, transform, signal: how.signal })
+  const { holder, signal } = how
+  const made = await deps.maker.make({ fileId: row.file_id, facts: row.facts, name, transform, holder, signal })
   if (!made) return refuseLost(deps, row)
   const etag = etagOf(row.sha256, name)
   const { bytes } = made

@@ -37,7 +37,7 @@ const user = (userId: string, more: Partial<Caller> = {}): Caller => ({
 })
 
 /** By the word after `Bearer`. */
-const callers = {
+export const callers = {
   ann: user('ann'),
   bob: user('bob'),
   root: user('root', { role: 'admin' }),

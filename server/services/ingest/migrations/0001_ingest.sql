@@ -148,8 +148,20 @@ create table ingest.kafka_consumers (
   held_until timestamptz not null
 );
 
+-- What other stores may still have of streams that were deleted.
+create table ingest.leftovers (
+  stream_id integer not null,
+  store text not null check (store in ('kafka', 'mongodb', 'redis')),
+  name text not null,
+  deleted_at timestamptz not null default now(),
+  -- When it is to be removed next; whoever is at it puts it off for a while.
+  due_at timestamptz not null,
+  primary key (stream_id, store)
+) with (fillfactor = 50);
+
 -- Down Migration
 
+drop table ingest.leftovers;
 drop table ingest.kafka_consumers;
 drop table ingest.kafka_offsets;
 drop table ingest.cursors;

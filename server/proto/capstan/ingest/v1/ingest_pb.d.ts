@@ -204,6 +204,13 @@ export declare type Bunch = Message<"capstan.ingest.v1.Bunch"> & {
    * @generated from field: repeated string texts = 2;
    */
   texts: string[];
+
+  /**
+   * Capstan's own: another stream of that name is another one, for which the records were not checked.
+   *
+   * @generated from field: int32 stream_id = 3;
+   */
+  streamId: number;
 };
 
 /**
