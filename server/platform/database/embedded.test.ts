@@ -67,6 +67,24 @@ test('a killed server is brought back, with what was committed', async () => {
   await db.close()
 })
 
+test('a backend of a killed server that does not go is ended', async () => {
+  const dataDir = path.join(await makeFolder(), 'data')
+  const server = makeServer(dataDir)
+  await server.ensureRunning()
+  const db = connect(server.url)
+  const { rows } = await db.query<{ pid: number }>('select pg_backend_pid() as pid')
+  const { pid } = rows[0]!
+  const killed = await postmaster(dataDir)
+  // As one that waits for what another held.
+  process.kill(pid, 'SIGSTOP')
+  atEnd(() => isAlive(pid) && process.kill(pid, 'SIGKILL'))
+  process.kill(killed, 'SIGKILL')
+  await server.ensureRunning()
+  await until(() => !isAlive(pid))
+  assert.notEqual(await postmaster(dataDir), killed)
+  await db.close()
+})
+
 test('lock files that name a living stranger do not keep it from starting', async () => {
   const dataDir = path.join(await makeFolder(), 'data')
   const first = makeServer(dataDir)

@@ -8,7 +8,8 @@
  *   stale     → a lock file names a process that is gone or is something else: PostgreSQL checks this itself,
  *               but for the case where the number was given to another process, which is looked at here
  *   orphaned  → the server outlived a killed Capstan, or another Capstan runs it: use it
- *   dying     → backends of a killed server still hold its memory: try again until they are gone
+ *   dying     → backends of a killed server still hold its memory: try again until they are gone, and end those that
+ *               do not go
  * Whoever leaves last stops it. Several processes may call this at once: a lock file lets one of them act.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
@@ -24,6 +25,7 @@ import { messageOf } from '../errors.ts'
 import type { Log } from '../log.ts'
 import { isAlive } from '../processes.ts'
 import { applicationPrefix } from './pool.ts'
+import { endSurvivors } from './survivors.ts'
 
 const run = promisify(execFile)
 
@@ -42,6 +44,8 @@ const userName = 'capstan'
 const databaseName = 'capstan'
 const startTimeoutMs = 60_000
 const stopTimeoutMs = 30_000
+/** How long backends of a killed server may take to notice. */
+const dyingMs = 5000
 /** A Unix socket's path may have 107 bytes; the socket's own name takes 16 of them. */
 const socketFolderBytesMax = 90
 /** As whom PostgreSQL runs when Capstan is root, which it refuses. initdb insists on a user that the system knows. */
@@ -233,9 +237,12 @@ async function startServer(given: {
   settings: Record<string, string>
 }) {
   const { pgData, dataDir, socketDir, identity, log } = given
-  const deadline = Date.now() + startTimeoutMs
+  const begun = Date.now()
+  const deadline = begun + startTimeoutMs
+  const pidFile = path.join(pgData, 'postmaster.pid')
   for (;;) {
-    await removeStaleLock(path.join(pgData, 'postmaster.pid'))
+    await removeStaleLock(pidFile)
+    if (Date.now() > begun + dyingMs && !(await exists(pidFile))) await endSurvivors(pgData, log)
     await removeStaleLock(path.join(socketDir, '.s.PGSQL.5432.lock'))
     const settings = { ...serverSettings, ...given.settings, unix_socket_directories: socketDir }
     const { command, args } = commandAs(identity, path.join(binaries(), 'postgres'), [
@@ -298,8 +305,10 @@ async function pidIn(file: string): Promise<number | undefined> {
 async function isRunningPostgres(pid: number): Promise<boolean> {
   if (!isAlive(pid)) return false
   if (process.platform !== 'linux') return true
-  const name = await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')
-  return name.startsWith('postgres') || name.startsWith('unshare')
+  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '')
+  // One that has ended may have its number for as long as its parent does not ask.
+  const [, name = '', state] = /^\d+ \((.*)\) (\w)/s.exec(stat) ?? []
+  return state !== 'Z' && (name.startsWith('postgres') || name.startsWith('unshare'))
 }
 
 async function withClient<T>(socketDir: string, database: string, use: (client: pg.Client) => Promise<T>): Promise<T> {
