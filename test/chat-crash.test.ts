@@ -46,11 +46,22 @@ async function makePair(env: Record<string, string>) {
 
 type Pair = Awaited<ReturnType<typeof makePair>>
 
-/** Sends one message after the other, each until it is accepted. Answers the number each was given, by client id. */
-async function sendOn(pair: Pair, user: User, chatId: string, going: () => boolean, accepted: Map<string, number>) {
-  for (let at = 0; going(); at++) {
+interface Storm {
+  pair: Pair
+  chatId: string
+  /** The number each message was given, by client id. */
+  accepted: Map<string, number>
+  going: boolean
+  /** Nobody answers any more. */
+  isOver: boolean
+}
+
+/** Sends one message after the other, each until it is accepted. */
+async function sendOn(storm: Storm, user: User) {
+  const { pair, chatId, accepted } = storm
+  for (let at = 0; storm.going; at++) {
     const body = { text: at % 3 === 0 ? 'hello' : `${user.name} ${at}`, client_id: `${user.name}-${at}` }
-    for (let turn = at; ; turn++) {
+    for (let turn = at; !storm.isOver; turn++) {
       const answer = await user.post(pair.any(turn), `/v1/chats/${chatId}/messages`, body).catch(() => undefined)
       if (answer?.status === 201) {
         accepted.set(body.client_id, answer.body.seq)
@@ -108,7 +119,7 @@ function followOn(pair: Pair, user: User, chatId: string) {
 test('what is sent through crashes is there once, in order, and every reader has exactly it', {
   skip: redisIsMissing,
   timeout: 180_000,
-}, async () => {
+}, async t => {
   const redis = await makeTestRedis()
   const pair = await makePair({
     REDIS_URL: redis.url,
@@ -124,9 +135,14 @@ test('what is sent through crashes is there once, in order, and every reader has
   })
   const chatId = made.body.id as string
   const accepted = new Map<string, number>()
-  let going = true
+  const storm: Storm = { pair, chatId, accepted, going: true, isOver: false }
   const readers = users.map(user => followOn(pair, user, chatId))
-  const senders = users.map(user => sendOn(pair, user, chatId, () => going, accepted))
+  const senders = users.map(user => sendOn(storm, user))
+  // Whoever went on after a failure would keep this process from ending.
+  t.after(() => {
+    Object.assign(storm, { going: false, isOver: true })
+    for (const reader of readers) reader.end()
+  })
   const some = async () => {
     const wanted = accepted.size + messagesBetween
     await until(() => accepted.size >= wanted, 60_000)
@@ -147,7 +163,7 @@ test('what is sent through crashes is there once, in order, and every reader has
   await restart()
   await killPostgres(pair.dataDir)
   await some()
-  going = false
+  storm.going = false
   await Promise.all(senders)
 
   const rows = await queryIn<Row>(

@@ -4,7 +4,7 @@
  * themselves, in arrays and in lines. At the end every store holds each acknowledged record once, and all counts agree.
  */
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { Redis } from 'ioredis'
 import { MongoClient } from 'mongodb'
 import { readAll, type Sender, senderOf } from '../server/services/ingest/test-support.ts'
@@ -92,7 +92,7 @@ async function sendLines({ front, headers }: Scene, ids: number[]): Promise<numb
   return answers.flatMap(({ line, count, error }) => (error ? [] : ids.slice(line - 1, line - 1 + count)))
 }
 
-async function runScene(given: { env: Record<string, string>; stores: Part[]; seed: number }) {
+async function runScene(t: TestContext, given: { env: Record<string, string>; stores: Part[]; seed: number }) {
   const dataDir = await makeDataDir()
   const { env } = given
   const api = await startCapstan({ dataDir, roles: 'api', services, env: { ...env, GRPC_PORT: 'off' } })
@@ -110,6 +110,10 @@ async function runScene(given: { env: Record<string, string>; stores: Part[]; se
     env: { ...env, GRPC_PORT: 'off' },
   })
   const scene: Scene = { front, headers: admin.headers, acknowledged: new Set(), unknown: 0, next: 1, isOver: false }
+  // Whoever went on after a failure would keep this process from ending.
+  t.after(() => {
+    scene.isOver = true
+  })
   const nothing = () => {}
   const parts: Part[] = [
     makeRole({ dataDir, roles: 'ingest-front', env: frontEnv, first: front, onStart: each => (scene.front = each) }),
@@ -180,7 +184,7 @@ const seedOf = () => Number(process.env.MODEL_SEED ?? Date.now() % 1000)
 test('on PostgreSQL alone nothing acknowledged is lost or doubled, whichever part is killed', async t => {
   const seed = seedOf()
   t.diagnostic(`MODEL_SEED=${seed}`)
-  const { api, admin, scene } = await runScene({ env: {}, stores: [], seed })
+  const { api, admin, scene } = await runScene(t, { env: {}, stores: [], seed })
   await untilStill(admin, scene)
   const stored = await checkStore(admin, scene)
   assert.deepEqual(await countsOf(admin), stored)
@@ -198,7 +202,7 @@ test('with Kafka, MongoDB and Redis every store has the same, whichever is kille
   const env = { KAFKA_BROKERS: kafka.brokers, MONGODB_URL: mongo.url, REDIS_URL: redis.url }
   const stores = Object.entries({ kafka, mongo, redis }).map(([name, { kill, start }]) => ({ name, kill, start }))
   await makeCollection(mongo.url)
-  const { dataDir, api, admin, scene } = await runScene({ env, stores, seed })
+  const { dataDir, api, admin, scene } = await runScene(t, { env, stores, seed })
   await untilStill(admin, scene)
   const stored = await checkStore(admin, scene)
   assert.deepEqual(await countsOf(admin), stored)
