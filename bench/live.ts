@@ -4,8 +4,6 @@
  */
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { setFlagsFromString } from 'node:v8'
-import { runInNewContext } from 'node:vm'
 import { makeBatcher } from '../server/platform/batch.ts'
 import { makeBus } from '../server/platform/bus.ts'
 import { type Database, makeDatabase } from '../server/platform/database/pool.ts'
@@ -14,6 +12,7 @@ import { makeHttp } from '../server/platform/http/server.ts'
 import { type Live, makeLive, type TopicSource } from '../server/platform/live/live.ts'
 import { silentLog } from '../server/platform/log.ts'
 import { makeMetrics } from '../server/platform/metrics.ts'
+import { collectGarbage } from '../test/support/garbage.ts'
 import { pipelineCalls } from './support/live-caller.ts'
 import { type Crowd, clock, type Delivery, withCrowd } from './support/live-crowd.ts'
 import { figureOf, interleave, printBound, printHead, type Sample } from './support/measure.ts'
@@ -201,9 +200,6 @@ async function benchCalls(db: Database) {
     printBound('call to answer, p99', pipelined!.p99!, 'ms', 100)
   })
 }
-
-setFlagsFromString('--expose_gc')
-const collectGarbage = runInNewContext('gc') as () => void
 
 interface Memory {
   resident: number
